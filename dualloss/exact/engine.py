@@ -1,0 +1,150 @@
+"""From the terms to the loss and its gradient (docs/numerics.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..spec import Spec
+from . import classification, functions, regression, segmentation, sums, terms  # noqa: F401  (some only register)
+from .constants import float32
+from .ops import Array, Ops
+from .terms import Inputs, Result
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass gives.
+
+    Attributes:
+        loss: float32, a scalar, or for ``"none"`` the map with the channel axis kept at length 1.
+        terms: float32 of shape (K,), each term's value before its weight; for ``"none"`` (K, *map).
+        sums: int64 (K, 2, STATE): the sums of values and of normalisers, which add over parts of a batch.
+        gradient: float32, of the input's shape, for an upstream gradient of 1. Computed when called.
+    """
+
+    loss: Array
+    terms: Array
+    sums: Array
+    gradient: Callable[[], Array]
+
+
+def targets(
+    ops: Ops, target: Array, labels: bool, channels: int, axis: int, ignore_index: int | None, mask: Array | None
+) -> tuple[Array, Array | None]:
+    """The dense target and the valid positions.
+
+    ``target`` is dense, or int64 labels per position; ``mask`` per position, boolean.
+    """
+    if not labels:
+        t, valid = functions.load(ops, target), mask
+    else:
+        t = ops.where(target == ops.iota(channels, target, axis), 1.0, 0.0)
+        known = ops.both(target >= 0, target < channels)
+        t = ops.where(known, t, float("nan"))
+        valid = mask
+        if ignore_index is not None:
+            here = ops.invert(target == ignore_index)
+            valid = here if mask is None else ops.both(here, mask)
+    return (t if valid is None else ops.where(valid, t, 0.0)), valid
+
+
+def evaluate(
+    ops: Ops, spec: Spec, inputs: Inputs, weight: Array | None, reduction: str, totals: Array | None = None
+) -> Evaluation:
+    """The loss, and on demand the gradient.
+
+    Args:
+        ops: the backend's operations.
+        spec: the loss.
+        inputs: what the terms see.
+        weight: float64 sample weights per position, or None.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        totals: the ``sums`` whose normalisers to use instead of this batch's own (for parts of a larger batch).
+    """
+    weights = [float32(w) for w, _ in spec.parts]
+    results = [terms.evaluate(term, inputs) for _, term in spec.parts]
+    values = [_weighted(ops, result, weight) for result in results]
+    states = ops.stack(
+        [
+            ops.stack([sums.state(ops, value), _normaliser(ops, result)])
+            for value, result in zip(values, results, strict=True)
+        ]
+    )
+    scales = _scales(ops, states if totals is None else totals, reduction)
+    if reduction == "none":
+        reduced = values
+        loss = ops.store(_combined(ops, weights, values), "float32")
+    else:
+        reduced, loss = _reduced(ops, weights, states, scales)
+
+    def gradient() -> Array:
+        parts = []
+        for k, (w, result) in enumerate(zip(weights, results, strict=True)):
+            if w == 0.0:
+                continue
+            c = ops.float32(scales[k] * w * result.share)
+            if weight is not None:
+                c = ops.float32(c * weight)
+            if result.counts is not None:
+                c = ops.where(result.counts, c, 0.0)
+            parts.append(result.gradient(c))
+        g = _sum(ops, parts) if parts else ops.zeros_like(inputs.x)
+        return ops.store(ops.float32(g), "float32")
+
+    return Evaluation(loss, ops.store(ops.stack([ops.float32(v) for v in reduced]), "float32"), states, gradient)
+
+
+def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str) -> tuple[Array, Array]:
+    """Loss and terms, as :class:`Evaluation` gives them, from (added) sums."""
+    weights = [float32(w) for w, _ in spec.parts]
+    reduced, loss = _reduced(ops, weights, states, _scales(ops, states, reduction))
+    return loss, ops.store(ops.stack(reduced), "float32")
+
+
+def backward(ops: Ops, upstream: Array, gradient: Array, dtype: str) -> Array:
+    """The input's gradient from the one for an upstream gradient of 1; ``upstream`` broadcasts."""
+    return functions.to_dtype(ops, functions.load(ops, upstream) * functions.load(ops, gradient), dtype)
+
+
+def _weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
+    value = result.value
+    if weight is not None:
+        value = ops.where(weight == 0.0, 0.0, functions.times(ops, weight, value))
+    return value if result.counts is None else ops.where(result.counts, value, 0.0)
+
+
+def _normaliser(ops: Ops, result: Result) -> Array:
+    """The state of the sum that a mean divides by."""
+    if not isinstance(result.normaliser, str):
+        omega = result.normaliser
+        return sums.state(ops, omega if result.counts is None else ops.where(result.counts, omega, 0.0))
+    everywhere = result.counts is None or result.normaliser == "all"
+    counted = ops.zeros_like(result.value) < 1.0 if everywhere else result.counts
+    return sums.count_state(ops, ops.count(counted))
+
+
+def _scales(ops: Ops, states: Array, reduction: str) -> Array:
+    """What each term's sum is multiplied by: (K,)."""
+    sizes = sums.to_float(ops, states)[:, 1]
+    if reduction != "mean":
+        return ops.ones_like(sizes)
+    return ops.where(sizes == 0.0, 0.0, ops.ones_like(sizes) / sizes)
+
+
+def _reduced(ops: Ops, weights: Sequence[float], states: Array, scales: Array) -> tuple[list[Array], Array]:
+    totals = ops.float32(sums.to_float(ops, states)[:, 0] * scales)
+    reduced = [totals[k] for k in range(len(weights))]
+    return reduced, ops.store(_combined(ops, weights, reduced), "float32")
+
+
+def _combined(ops: Ops, weights: Sequence[float], values: Sequence[Array]) -> Array:
+    parts = [functions.times(ops, value, w) for w, value in zip(weights, values, strict=True) if w != 0.0]
+    return ops.float32(_sum(ops, parts)) if parts else ops.zeros_like(values[0])
+
+
+def _sum(ops: Ops, parts: Sequence[Array]) -> Array:
+    """Left to right, chopped after every addition: no compiler regroups across that."""
+    result = parts[0]
+    for part in parts[1:]:
+        result = functions.chop(ops, result + part)
+    return result

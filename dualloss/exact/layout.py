@@ -1,0 +1,147 @@
+"""Which axis is what: the one place where shapes are checked, for every backend and both numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..spec import Spec
+
+Shape = Sequence[int | None]
+"""A shape; None for an axis whose length is not known yet."""
+
+REDUCTIONS = ("mean", "sum", "none")
+NUMERICS = ("exact", "native")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The axes of an input.
+
+    Attributes:
+        rank: of the arrays the terms see (a rank-1 input gets a channel axis of length 1).
+        axis: the channel axis, counted from 0.
+        channels: its length.
+        labels: the target holds class indices.
+        per_sample: the sample weight has one value a sample, of an input with spatial axes.
+    """
+
+    rank: int
+    axis: int
+    channels: int
+    labels: bool
+    per_sample: bool
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """The spatial axes."""
+        return tuple(a for a in range(1, self.rank) if a != self.axis)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the arguments are called where the user stands."""
+
+    input: str = "input"
+    target: str = "target"
+    weight: str = "sample_weight"
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def check_options(spec: object, reduction: str, numerics: str, channel_axis: object) -> None:
+    """Check what a Loss is made from."""
+    if not isinstance(spec, Spec):
+        raise TypeError(f"spec is {type(spec).__name__}, expected a loss spec such as dualloss.TOTAL_LOSS")
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("numerics", numerics, NUMERICS)
+    if not isinstance(channel_axis, int) or isinstance(channel_axis, bool):
+        raise TypeError(f"channel_axis is {channel_axis!r}, expected an integer")
+
+
+def lay_out(
+    spec: Spec, input: Shape, target: Shape, weight: Shape | None, channel_axis: int, names: Names = Names()
+) -> Layout:
+    """Check the shapes against each other and the spec.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    given = tuple(input)
+    if not given:
+        raise ValueError(f"{names.input} has shape (), expected a batch axis and, but for rank 1, a channel axis")
+    if len(given) == 1:
+        shape, axis = (*given, 1), 1
+        needs = [type(term).__name__ for _, term in spec.parts if term.needs_channels]
+        if needs:
+            raise ValueError(
+                f"{names.input} has shape {_show(given)}, expected a batch and a channel axis for {needs[0]}"
+            )
+    else:
+        shape = given
+        axis = channel_axis + len(shape) if channel_axis < 0 else channel_axis
+        if not 0 < axis < len(shape):
+            raise ValueError(
+                f"channel_axis is {channel_axis}, expected an axis of {names.input}, of shape {_show(given)}, "
+                "after the batch axis 0"
+            )
+    channels = shape[axis]
+    if channels is None:
+        raise ValueError(
+            f"{names.input} has shape {_show(given)}, expected a known length of its channel axis {axis}"
+        )
+    positions = shape[:axis] + shape[axis + 1 :]
+    if not 0 < channels < 2**24:
+        raise ValueError(f"{names.input} has {channels} channels (axis {axis}), expected 1 to {2**24 - 1}")
+    wanted = tuple(target)
+    labels = not _fits(wanted, given)
+    if labels and (len(given) == 1 or not _fits(wanted, positions)):
+        indices = "" if len(given) == 1 else f"{_show(positions)} class indices or "
+        raise ValueError(
+            f"{names.target} has shape {_show(wanted)}, expected {indices}{_show(given)} dense targets "
+            f"for {names.input} {_show(given)}"
+        )
+    if not labels and spec.ignore_index is not None:
+        raise ValueError(
+            f"{names.target} has shape {_show(wanted)}, that of dense targets, where ignore_index="
+            f"{spec.ignore_index} has no meaning; expected {_show(positions)} class indices, or a boolean "
+            f"{names.weight} in place of ignore_index"
+        )
+    per_sample = False
+    if weight is not None:
+        given_weight = tuple(weight)
+        per_sample = len(positions) > 1 and len(given_weight) == 1
+        if not _fits(given_weight, positions[:1] if per_sample else positions):
+            expected = _show(positions[:1])
+            expected += f" or {_show(positions)}" if len(positions) > 1 else ""
+            raise ValueError(
+                f"{names.weight} has shape {_show(given_weight)}, expected {expected} "
+                f"for {names.input} {_show(given)}"
+            )
+    layout = Layout(len(shape), axis, channels, labels, per_sample)
+    for _, term in spec.parts:
+        term.check_layout(channels=channels, spatial=len(layout.spatial), labels=labels)
+    return layout
+
+
+def label_error(value: object, position: Sequence[int], channels: int, ignore: int | None, names: Names) -> ValueError:
+    """The error for a label out of range."""
+    ignored = "" if ignore is None else f" (ignore_index is {ignore})"
+    return ValueError(
+        f"{names.target} has label {value} at position {tuple(position)}, expected 0 to {channels - 1}{ignored}"
+    )
+
+
+def _fits(shape: Shape, expected: Shape) -> bool:
+    return len(shape) == len(expected) and all(
+        a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
+    )
+
+
+def _show(shape: Shape) -> str:
+    inner = ", ".join("?" if n is None else str(n) for n in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"

@@ -1,0 +1,126 @@
+"""The exact numerics in NumPy, for users without a framework and as the parity suite's reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..spec import Spec
+from . import engine
+from .layout import Layout, Names, check_options, label_error, lay_out
+from .numpy_ops import NumpyOps
+from .terms import Inputs
+
+_DTYPES = ("float16", "bfloat16", "float32")
+_OPS = NumpyOps()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Loss and gradient.
+
+    Attributes:
+        loss: float32, a scalar or for ``reduction="none"`` the map.
+        gradient: of the input's shape and dtype.
+        terms: each term's float32 value before its weight, by name.
+        sums: int64 (K, 2, 12), which adds over parts of a batch.
+    """
+
+    loss: Any
+    gradient: Any
+    terms: dict[str, Any]
+    sums: Any
+
+
+def loss_and_gradient(
+    spec: Spec,
+    input: Any,
+    target: Any,
+    sample_weight: Any = None,
+    *,
+    reduction: str = "mean",
+    upstream: Any = 1.0,
+    channel_axis: int = -1,
+    check_labels: bool = True,
+    totals: Any = None,
+) -> Output:
+    """The exact loss and its gradient with respect to ``input``.
+
+    Args:
+        spec: the loss.
+        input: float16, ``ml_dtypes.bfloat16`` or float32, (B, ..., C) or as ``channel_axis`` says.
+        target: class indices without the channel axis (integers), or dense targets of the input's shape.
+        sample_weight: (B,) or one per position; booleans are a mask.
+        reduction: ``"mean"``, ``"sum"``, ``"none"``.
+        upstream: the gradient arriving at the loss: a float32 scalar, or of the map's shape for ``"none"``.
+        channel_axis: the channel axis of ``input``.
+        check_labels: if False, labels out of range give NaN, as in compiled graphs.
+        totals: the ``sums`` of the whole batch, if this is a part of it: its normalisers are used.
+
+    Raises:
+        TypeError: unsupported dtypes.
+        ValueError: shapes that do not fit; labels out of range.
+    """
+    check_options(spec, reduction, "exact", channel_axis)
+    x, t = np.asarray(input), np.asarray(target)
+    if x.dtype.name not in _DTYPES:
+        raise TypeError(f"input has dtype {x.dtype}, expected one of {', '.join(_DTYPES)}")
+    s = None if sample_weight is None else np.asarray(sample_weight)
+    layout = lay_out(spec, x.shape, t.shape, None if s is None else s.shape, channel_axis)
+    check_dtype("target", t, layout.labels)
+    if s is not None:
+        check_dtype("sample_weight", s, False)
+    with np.errstate(all="ignore"):
+        if layout.labels:
+            t = t.astype(np.int64)
+            if check_labels:
+                _check_labels(t, layout, spec.ignore_index)
+            t = np.expand_dims(t, layout.axis)
+        elif t.dtype.kind in "iub":
+            t = t.astype(np.float32)
+        mask, weight = _weights(s, layout, x.shape)
+        shaped = x.reshape(-1, 1) if x.ndim == 1 else x
+        dense, valid = engine.targets(
+            _OPS, t.reshape(-1, 1) if t.ndim == 1 and x.ndim == 1 else t, layout.labels, layout.channels, layout.axis,
+            spec.ignore_index, mask,
+        )  # fmt: skip
+        inputs = Inputs(_OPS, engine.functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial)
+        result = engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
+        up = np.asarray(upstream, np.float32)
+        loss, terms = result.loss, result.terms
+        if reduction == "none":
+            up = np.expand_dims(np.broadcast_to(up, np.squeeze(loss, layout.axis).shape), layout.axis)
+            loss, terms = np.squeeze(loss, layout.axis), np.squeeze(terms, layout.axis + 1)
+        gradient = engine.backward(_OPS, up, result.gradient(), x.dtype.name).reshape(x.shape)
+    return Output(loss, gradient, dict(zip(spec.names, terms, strict=True)), result.sums)
+
+
+def check_dtype(name: str, array: Any, labels: bool) -> None:
+    """Labels must be integers; anything else float16, bfloat16, float32, integer or boolean."""
+    if labels and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices for its shape {array.shape}")
+    if array.dtype.kind not in "iub" and array.dtype.name not in _DTYPES:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected one of {', '.join(_DTYPES)}, integers or booleans")
+
+
+def _check_labels(t: Any, layout: Layout, ignore: int | None) -> None:
+    wrong = (t < 0) | (t >= layout.channels)
+    if ignore is not None:
+        wrong &= t != ignore
+    if wrong.any():
+        where = np.argwhere(wrong)[0]
+        raise label_error(t[tuple(where)], where.tolist(), layout.channels, ignore, Names())
+
+
+def _weights(s: Any, layout: Layout, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """The mask and the weight, per position."""
+    if s is None:
+        return None, None
+    positions = tuple(1 if a == layout.axis else shape[a] for a in range(len(shape))) if len(shape) > 1 else (*shape, 1)
+    s = s.reshape(s.shape + (1,) * (layout.rank - 1)) if layout.per_sample else np.expand_dims(s, layout.axis)
+    s = np.broadcast_to(s, positions)
+    if s.dtype.kind == "b":
+        return s, None
+    return None, engine.functions.load(_OPS, s.astype(np.float32) if s.dtype.kind in "iu" else s)

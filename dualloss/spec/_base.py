@@ -1,0 +1,220 @@
+"""Specs and their algebra: a term, a weighted sum of terms, and the registry that JSON reads terms by."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
+
+from . import _json
+from ._validate import Check, float32_number, show
+
+
+class Spec(ABC):
+    """What a loss is: a weighted sum of terms. Immutable, hashable, picklable; holds no arrays.
+
+    Specs add (`a + b`, `sum([a, b])`) and take a factor from either side (`0.5 * a`). Sums flatten, factors
+    distribute over the terms, and `1.0 * a == a`. The order of the terms is kept, since it is part of the
+    exact numerics.
+
+    A term's weight is a finite number: 0, or of a magnitude that float32 holds as a normal number. The exact
+    numerics use it rounded to float32. A term of weight 0 adds nothing to the loss.
+    """
+
+    # NumPy's scalars and arrays leave `*` to this class instead of going through their elements.
+    __array_ufunc__ = None
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[tuple[float, Term], ...]:
+        """The terms in order, each with its weight."""
+
+    @property
+    @abstractmethod
+    def ignore_index(self) -> int | None:
+        """The label that every term leaves out, or None."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One snake-case name for each part; from its second use on, a name gets a number (`boundary_2`)."""
+        seen: Counter[str] = Counter()
+        result = []
+        for _, term in self.parts:
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(term).__name__).lower()
+            seen[name] += 1
+            result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        return tuple(result)
+
+    def to_json(self) -> str:
+        """The spec as JSON, read back by `from_json` to an equal spec."""
+        return _json.write(
+            {"weight": weight, "term": type(term).__name__, **_options(term)} for weight, term in self.parts
+        )
+
+    def __add__(self, other: object) -> Spec:
+        """The sum of two specs."""
+        if not isinstance(other, Spec):
+            return NotImplemented
+        return _spec(self.parts + other.parts)
+
+    def __radd__(self, other: object) -> Spec:
+        """`0 + spec`, which is what `sum()` starts with."""
+        if type(other) not in (int, float) or other != 0:
+            return NotImplemented
+        return self
+
+    def __mul__(self, factor: Any) -> Spec:
+        """The spec with every weight multiplied by a number."""
+        number = float32_number("weight", factor)
+        return _spec(tuple((number * weight, term) for weight, term in self.parts))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Term(Spec):
+    """One term, of weight 1. Its options are the fields of a frozen dataclass, declared with `option`."""
+
+    needs_channels: ClassVar[bool] = False
+    """Whether an input without a channel axis, of shape (B,), makes no sense."""
+
+    def __post_init__(self) -> None:
+        """Check every option and store it in its one form."""
+        for option_ in fields(self):
+            checked = option_.metadata["check"](option_.name, getattr(self, option_.name))
+            object.__setattr__(self, option_.name, checked)
+
+    @property
+    def parts(self) -> tuple[tuple[float, Term], ...]:
+        """This term, with the weight 1."""
+        return ((1.0, self),)
+
+    @property
+    def ignore_index(self) -> int | None:
+        """None; a term that can ignore a label has an option of this name."""
+        return None
+
+    def check_layout(self, *, channels: int, spatial: int, labels: bool) -> None:
+        """Raise ValueError for an input that this term cannot take.
+
+        Args:
+            channels: the number of channels.
+            spatial: the number of spatial axes.
+            labels: whether the target holds class indices.
+        """
+
+    def __repr__(self) -> str:
+        """The call that makes this term, with the options that are not at their default."""
+        shown = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sum(Spec):
+    """A weighted sum of terms; `+` and `*` make these.
+
+    An `ignore_index` on any of the terms applies to all of them; two different ones are a ValueError. A sum
+    of a single term of weight 1 equals that term.
+    """
+
+    parts: tuple[tuple[float, Term], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the weights and that the terms agree on the label to ignore."""
+        if not self.parts:
+            raise ValueError("parts=(), expected at least one pair of a weight and a term")
+        for _, term in self.parts:
+            if not isinstance(term, Term):
+                raise TypeError(f"parts holds {show(term)}, expected pairs of a weight and a term")
+        checked = tuple((float32_number("weight", weight), term) for weight, term in self.parts)
+        object.__setattr__(self, "parts", checked)
+        labels = self._ignored()
+        if len(labels) > 1:
+            shown = " and ".join(map(str, labels))
+            raise ValueError(f"ignore_index is {shown} in one sum, expected one label for all its terms")
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The label that some term ignores, hence all do; or None."""
+        return next(iter(self._ignored()), None)
+
+    def _ignored(self) -> list[int]:
+        labels = (term.ignore_index for _, term in self.parts)
+        return list(dict.fromkeys(label for label in labels if label is not None))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other spec has the same parts in the same order."""
+        return self.parts == other.parts if isinstance(other, Spec) else NotImplemented
+
+    def __hash__(self) -> int:
+        """A hash that agrees with `==`, also for the sum that equals its only term."""
+        weight, term = self.parts[0]
+        return hash(term) if len(self.parts) == 1 and weight == 1 else hash(self.parts)
+
+    def __repr__(self) -> str:
+        """The expression that makes this sum."""
+        return " + ".join(f"{term}" if weight == 1 else f"{weight!r} * {term}" for weight, term in self.parts)
+
+
+_TERMS: dict[str, type[Term]] = {}
+
+TERMS: Mapping[str, type[Term]] = MappingProxyType(_TERMS)
+"""Every registered term by its class name, read-only; use `register` to add one."""
+
+AnyTerm = TypeVar("AnyTerm", bound=Term)
+
+
+def option(default: Any, check: Check) -> Any:
+    """A dataclass field for an option: its default, and the check that every value passes through."""
+    return field(default=default, metadata={"check": check})
+
+
+def register(term: type[AnyTerm]) -> type[AnyTerm]:
+    """Class decorator: make a term known by its class name, which is its name in JSON."""
+    name = term.__name__
+    if name in _TERMS:
+        raise ValueError(f"a term of the name {name!r} is registered already, expected a new name")
+    if taken := {f.name for f in fields(term)}.intersection(_json.RESERVED):
+        raise ValueError(f"{name} has the option {taken.pop()!r}, expected a name that JSON leaves free")
+    _TERMS[name] = term
+    return term
+
+
+def from_json(text: str) -> Spec:
+    """The spec that `Spec.to_json` wrote.
+
+    Options that are not in the text get their defaults. A text that is not such a spec in every other respect
+    (unknown version, term or option, missing or repeated key, a value of the wrong type or range, NaN or an
+    infinity) is a ValueError that says what came and what is expected.
+    """
+    return _spec(tuple(_part(f"terms[{i}]", row) for i, row in enumerate(_json.read(text))))
+
+
+def _part(where: str, row: dict[str, Any]) -> tuple[float, Term]:
+    name = row["term"]
+    if not isinstance(name, str) or name not in TERMS:
+        raise ValueError(f"{where} has the term {show(name)}, expected one of {', '.join(sorted(TERMS))}")
+    options = {key: value for key, value in row.items() if key not in _json.RESERVED}
+    known = [f.name for f in fields(TERMS[name])]
+    if unknown := [key for key in options if key not in known]:
+        expected = f"one of {', '.join(known)}" if known else "none"
+        raise ValueError(f"{where} ({name}) has the unknown option {show(unknown[0])}, expected {expected}")
+    try:
+        return float32_number("weight", row["weight"]), TERMS[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} ({name}): {error}") from error
+
+
+def _spec(parts: tuple[tuple[float, Term], ...]) -> Spec:
+    """The sum of these parts, or the term itself where that is all there is."""
+    result = Sum(parts)
+    weight, term = result.parts[0]
+    return term if len(parts) == 1 and weight == 1 else result
+
+
+def _options(term: Term) -> dict[str, Any]:
+    return {f.name: getattr(term, f.name) for f in fields(term)}

@@ -1,0 +1,115 @@
+"""The operations in PyTorch: see :class:`dualloss.exact.ops.Ops` for what each of them promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+Array = Any
+
+_F64 = torch.float64
+
+
+class TorchOps:
+    """Operations on tensors of any device that has float64."""
+
+    def load(self, x: Array) -> Array:
+        return x.to(_F64)
+
+    def store(self, v: Array, dtype: str) -> Array:
+        return torch.where(v.isnan(), float("nan"), v).to(getattr(torch, dtype))
+
+    def float32(self, v: Array) -> Array:
+        return torch.where(v.abs() < 2.0**-126, 0.0, v).to(torch.float32).to(_F64)
+
+    def bits(self, v: Array) -> Array:
+        return v.view(torch.int64)
+
+    def value(self, b: Array) -> Array:
+        return b.view(_F64)
+
+    def band(self, b: Array, mask: int) -> Array:
+        return b & mask
+
+    def shl(self, b: Array, n: int) -> Array:
+        return b << n
+
+    def shr(self, b: Array, n: int) -> Array:
+        return b >> n
+
+    def to_int(self, v: Array) -> Array:
+        return v.to(torch.int64)
+
+    def to_float(self, b: Array) -> Array:
+        return b.to(_F64)
+
+    def rint(self, v: Array) -> Array:
+        return v.round()
+
+    def trunc(self, v: Array) -> Array:
+        return v.trunc()
+
+    def abs(self, v: Array) -> Array:
+        return v.abs()
+
+    def isnan(self, v: Array) -> Array:
+        return v.isnan()
+
+    def exp(self, v: Array) -> Array:
+        return v.exp()
+
+    def log1p(self, v: Array) -> Array:
+        return v.log1p()
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        if not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor):
+            b = torch.full((), b, dtype=_F64, device=condition.device)
+        return torch.where(condition, a, b)
+
+    def both(self, a: Array, b: Array) -> Array:
+        return a & b
+
+    def invert(self, a: Array) -> Array:
+        return ~a
+
+    def larger(self, a: Array, b: Array) -> Array:
+        return torch.maximum(a, b)
+
+    def amax(self, v: Array, axis: int) -> Array:
+        return v.amax(dim=axis, keepdim=True)
+
+    def isum(self, v: Array, axis: int) -> Array:
+        return v.sum(dim=axis, keepdim=True)
+
+    def total(self, b: Array) -> Array:
+        return b.sum()
+
+    def count(self, condition: Array) -> Array:
+        return condition.sum()
+
+    def stack(self, items: Sequence[Array]) -> Array:
+        return torch.stack(list(items))
+
+    def concat(self, items: Sequence[Array], axis: int) -> Array:
+        return torch.cat(list(items), dim=axis)
+
+    def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
+        return v[(slice(None),) * axis + (slice(start, stop),)]
+
+    def zeros_like(self, v: Array) -> Array:
+        return torch.zeros_like(v)
+
+    def ones_like(self, v: Array) -> Array:
+        return torch.ones_like(v)
+
+    def iota(self, n: int, like: Array, axis: int) -> Array:
+        return self._along(torch.arange(n, device=like.device), like, axis)
+
+    def constant(self, values: Sequence[float], like: Array, axis: int) -> Array:
+        return self._along(torch.tensor(values, dtype=_F64, device=like.device), like, axis)
+
+    @staticmethod
+    def _along(vector: Array, like: Array, axis: int) -> Array:
+        return vector.reshape([-1 if a == axis else 1 for a in range(like.ndim)])
