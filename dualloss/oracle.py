@@ -97,7 +97,7 @@ def evaluate(
         return Result(per_position if reduction == "none" else loss, _float64(gradient), terms, per_position)
 
 
-# What the terms see -----------------------------------------------------------------------------------------
+# --- What the terms see ---
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _float64(values: Reals) -> NDArray[np.float64]:
     return np.asarray(values).astype(np.float64)
 
 
-# The terms --------------------------------------------------------------------------------------------------
+# --- The terms ---
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ def _boundary(term: Boundary, inputs: _Inputs) -> _Found:
     return _Found((d * d).mean(-1), counts, np.longdouble(counts.sum()), gradient)
 
 
-# Distances --------------------------------------------------------------------------------------------------
+# --- Distances ---
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def scene(rng: np.random.Generator, split: Split) -> tuple[NDArray[np.float32], 
     across = np.linspace(-1, 1, SIZE)
     image = rng.uniform(0, 0.4) + slope_y * across[:, None] + slope_x * across
     classes = np.zeros((SIZE, SIZE), np.uint8)
-    for _ in range(rng.integers(5, 11)):
-        which, size = rng.integers(len(values)), rng.integers(16, 25)
+    for _ in range(rng.integers(8, 13)):
+        which, size = rng.integers(len(values)), rng.integers(18, 27)
         top, left = rng.integers(0, SIZE - size + 1, 2)
         window = slice(top, top + size), slice(left, left + size)
         ink = stretch(size) @ images[which] @ stretch(size).T
@@ -56,7 +56,7 @@ def scene(rng: np.random.Generator, split: Split) -> tuple[NDArray[np.float32], 
             continue
         image[window] += rng.uniform(0.6, 1.2) * ink
         classes[window][ink > 0.5] = values[which] + 1
-    return (image + rng.normal(0, 0.08, image.shape)).astype(np.float32), classes
+    return (image + rng.normal(0, 0.05, image.shape)).astype(np.float32), classes
 
 
 @dataclass(frozen=True)

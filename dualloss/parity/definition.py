@@ -231,8 +231,7 @@ def _one_hot(
 ) -> tuple[Rows, list[bool]]:
     """Section 2, class indices: the targets, and what is valid after leaving the ignored labels out."""
     targets, still_valid = [], []
-    for i, (where, keep) in enumerate(zip(np.ndindex(labels.shape), valid, strict=True)):
-        label = labels.ravel()[i].item()
+    for where, label, keep in zip(np.ndindex(labels.shape), labels.ravel().tolist(), valid, strict=True):
         keep = keep and label != ignore_index
         row = [0.0] * channels
         if keep and label in range(channels):

@@ -1,11 +1,11 @@
-"""Native numerics: every term as one would write it in TensorFlow, differentiated by its tapes, any number of times.
+"""Native numerics: every term as one would write it in TensorFlow, for its tapes to differentiate.
 
-The counterpart of this file is dualloss/torch/native.py: the same functions in the same order. Half precision is
-computed in float32 and the gradient comes back in the input's dtype; float64 stays float64. The bounds against the
-float64 oracle are asserted in the tests.
+The counterpart of this file is dualloss/torch/native.py: the same functions in the same order. Half precision
+is computed in float32, and the gradient comes back in the input's dtype; float64 stays float64. The bounds
+against the float64 oracle stand in `dualloss.oracle.NATIVE_ULP`.
 
-A `tf.where` keeps a value out of the result, but not out of the gradient: 0 times the NaN or infinity of the
-branch not taken is NaN. So what must not count is replaced *before* it enters a formula.
+A `tf.where` keeps a value out of the result, but not out of the gradient: 0 times the NaN or infinity of
+the branch not taken is NaN. So what must not count is replaced *before* it enters a formula.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..spec import BinaryCrossEntropy, Boundary, CrossEntropy, Huber, MeanSquare
 Tensor = Any  # tf.Tensor; TensorFlow has no types for its functions
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert
 def loss(
     spec: Spec,
     input: Tensor,
@@ -33,13 +34,13 @@ def loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its terms before their weights; float32 (float64 for a float64 input).
 
-    The arguments have been checked and brought to form already. Of the sizes only that of the channels need be known.
+    The arguments have been checked and brought to form already. Only the number of channels need be known.
 
     Args:
         spec: the loss.
         input: floating, `(B, *spatial)` with the channels on `channel_axis`.
-        target: int64 class indices `(B, *spatial)`, or dense, of the input's shape. An index out of range makes its
-            position NaN.
+        target: int64 class indices `(B, *spatial)`, or dense, of the input's shape. An index out of range
+            makes its position NaN.
         sample_weight: `(B, *spatial)`: boolean, a mask; or floating, weights.
         reduction: "mean", "sum" or "none".
         channel_axis: where the channels are.
@@ -59,8 +60,8 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: the input.
-        labels: class indices, 0 where the position is not valid or the index out of range; None for dense targets.
-        known: a map: where the index is in range.
+        labels: class indices, 0 where not valid or out of range; None for dense targets.
+        known: a map: where the index is in range; None for dense targets.
         dense: the dense target; None for class indices.
         valid: a map: neither ignored nor masked; None: everywhere.
         weight: a map: sample weights, 0 where not valid; None: 1.
@@ -93,7 +94,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     w = None if term.class_weights is None else _constants(term.class_weights, x)
 
     if inputs.labels is not None and not term.label_smoothing:
-        # The weight of the label carries what else there is to say about it: NaN out of range, 0 where not kept.
+        # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
         u = tf.ones_like(inputs.labels, dtype=x.dtype) if w is None else tf.gather(w, inputs.labels)
         u = tf.where(inputs.known, u, math.nan)
         weights = u
@@ -136,11 +137,11 @@ def mean_squared_error(term: MeanSquaredError, inputs: Inputs) -> Found:
 
 
 def huber(term: Huber, inputs: Inputs) -> Found:
-    """Mean over channels of `d^2 / 2` up to `|d| = delta`, beyond it `delta (|d| - delta / 2)`; `d = x - t`."""
+    """Mean over channels of `d^2 / 2` up to `|d| = delta`, then `delta (|d| - delta / 2)`; `d = x - t`."""
     kept = _kept(inputs.valid, inputs.weight)
     d = _select(kept, inputs.x) - _select(kept, _target(inputs))
     near = tf.clip_by_value(d, -term.delta, term.delta)
-    # Both branches in one: with `near = d` or `near = delta`. No square of a large `d` stands in the gradient.
+    # Both branches in one, `near` being `d` or `delta`: no infinity of a branch not taken gets in.
     return Found(tf.reduce_mean(near * (d - near / 2), -1), _count(inputs.valid, d))
 
 
@@ -193,7 +194,7 @@ def _reduce(found: Found, weight: Tensor | None, reduction: str) -> Tensor:
         return total
     # Where nothing counts, the mean is 0.
     size = tf.cast(found.normalizer, total.dtype)
-    return total / tf.where(size == 0, math.inf, size)
+    return total / tf.where(size != 0, size, math.inf)
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -255,7 +256,7 @@ def _smooth(t: Tensor, smoothing: float, share: float) -> Tensor:
 
 def _weighted_log(u: Tensor, minus_log: Tensor) -> Tensor:
     """`u * -log p`, where a class without target counts nothing, even at `p = 0`."""
-    return u * tf.where((u == 0) & (minus_log == math.inf), 0, minus_log)
+    return u * tf.where((u != 0) | (minus_log != math.inf), minus_log, 0)
 
 
 def _laplacian(u: Tensor, kernel: str, padding: str) -> Tensor:

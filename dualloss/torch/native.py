@@ -1,11 +1,11 @@
-"""Native numerics: every term as one would write it in PyTorch, differentiated by autograd, any number of times.
+"""Native numerics: every term as one would write it in PyTorch, for autograd to differentiate.
 
-The counterpart of this file is dualloss/tf/native.py: the same functions in the same order. Half precision is
-computed in float32 and the gradient comes back in the input's dtype; float64 stays float64. The bounds against the
-float64 oracle are asserted in the tests.
+The counterpart of this file is dualloss/tf/native.py: the same functions in the same order. Half precision
+is computed in float32, and the gradient comes back in the input's dtype; float64 stays float64. The bounds
+against the float64 oracle stand in `dualloss.oracle.NATIVE_ULP`.
 
-A `torch.where` keeps a value out of the result, but not out of the gradient: 0 times the NaN or infinity of the
-branch not taken is NaN. So what must not count is replaced *before* it enters a formula.
+A `torch.where` keeps a value out of the result, but not out of the gradient: 0 times the NaN or infinity of
+the branch not taken is NaN. So what must not count is replaced *before* it enters a formula.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def loss(
     Args:
         spec: the loss.
         input: floating, `(B, *spatial)` with the channels on `channel_axis`.
-        target: int64 class indices `(B, *spatial)`, or dense, of the input's shape. An index out of range makes its
-            position NaN.
+        target: int64 class indices `(B, *spatial)`, or dense, of the input's shape. An index out of range
+            makes its position NaN.
         sample_weight: `(B, *spatial)`: boolean, a mask; or floating, weights.
         reduction: "mean", "sum" or "none".
         channel_axis: where the channels are.
@@ -59,8 +59,8 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: the input.
-        labels: class indices, 0 where the position is not valid or the index out of range; None for dense targets.
-        known: a map: where the index is in range.
+        labels: class indices, 0 where not valid or out of range; None for dense targets.
+        known: a map: where the index is in range; None for dense targets.
         dense: the dense target; None for class indices.
         valid: a map: neither ignored nor masked; None: everywhere.
         weight: a map: sample weights, 0 where not valid; None: 1.
@@ -93,7 +93,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     w = None if term.class_weights is None else _constants(term.class_weights, x)
 
     if inputs.labels is not None and not term.label_smoothing:
-        # The weight of the label carries what else there is to say about it: NaN out of range, 0 where not kept.
+        # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
         u = torch.ones_like(inputs.labels, dtype=x.dtype) if w is None else w[inputs.labels]
         u = torch.where(inputs.known, u, math.nan)
         weights = u
@@ -134,7 +134,7 @@ def mean_squared_error(term: MeanSquaredError, inputs: Inputs) -> Found:
 
 
 def huber(term: Huber, inputs: Inputs) -> Found:
-    """Mean over channels of `d^2 / 2` up to `|d| = delta`, beyond it `delta (|d| - delta / 2)`; `d = x - t`."""
+    """Mean over channels of `d^2 / 2` up to `|d| = delta`, then `delta (|d| - delta / 2)`; `d = x - t`."""
     kept = _kept(inputs.valid, inputs.weight)
     x, t = _select(kept, inputs.x), _select(kept, _target(inputs))
     return Found(F.huber_loss(x, t, reduction="none", delta=term.delta).mean(1), _count(inputs.valid, x))
@@ -189,7 +189,7 @@ def _reduce(found: Found, weight: Tensor | None, reduction: str) -> Tensor:
         return total
     if isinstance(found.normalizer, Tensor):
         # Where nothing counts, the mean is 0.
-        return total / torch.where(found.normalizer == 0, math.inf, found.normalizer)
+        return total / torch.where(found.normalizer != 0, found.normalizer, math.inf)
     return total / max(found.normalizer, 1)
 
 
@@ -244,7 +244,7 @@ def _smooth(t: Tensor, smoothing: float, share: float) -> Tensor:
 
 def _weighted_log(u: Tensor, minus_log: Tensor) -> Tensor:
     """`u * -log p`, where a class without target counts nothing, even at `p = 0`."""
-    return u * torch.where((u == 0) & (minus_log == math.inf), 0, minus_log)
+    return u * torch.where((u != 0) | (minus_log != math.inf), minus_log, 0)
 
 
 def _laplacian(u: Tensor, kernel: str, padding: str) -> Tensor:

@@ -1,0 +1,331 @@
+"""The loss as a ``keras.losses.Loss``: shapes and dtypes checked, then exact or native numerics."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from .. import TOTAL_LOSS
+from ..exact import engine
+from ..exact.layout import Layout, Names, check_options, label_error, lay_out
+from ..exact.terms import Inputs
+from ..spec import Spec, from_json
+from . import native
+from .ops import TensorFlowOps
+
+Tensor = Any
+
+_OPS = TensorFlowOps()
+_NAMES = Names("y_pred", "y_true", "sample_weight")
+_FLOATS = (tf.float16, tf.bfloat16, tf.float32)
+_NO_CLASS = -(2**62)
+"""Stands for a float label that is no integer: never a class, and no ignore_index in use."""
+
+
+@keras.saving.register_keras_serializable(package="dualloss")
+class Loss(keras.losses.Loss):
+    """A loss spec as a Keras loss.
+
+    Args:
+        spec: the loss, for example ``dualloss.TOTAL_LOSS``.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the per-position map.
+        numerics: ``"exact"``: the bits that docs/numerics.md defines, the same on every framework and device;
+            ``"native"``: TensorFlow's own formulas, differentiable any number of times.
+        channel_axis: the axis of the prediction that holds the classes or channels.
+        jit_compile: whether exact numerics compile the loss, and only the loss, with XLA: True, False or
+            ``"auto"`` (True wherever TensorFlow has XLA, since that is several times faster). The bits are the same.
+        name: the name of the loss.
+
+    Shapes:
+        y_pred: (B, *spatial, C), or (B,) for terms without classes; float16, bfloat16 or float32.
+        y_true: (B, *spatial) class indices (integers, or floats of integer value), or dense targets
+            (probabilities, values) of the prediction's shape.
+        sample_weight: (B,) or (B, *spatial); a boolean one is a mask, as is a Keras mask of the prediction.
+        loss: a float32 scalar, or (B, *spatial) for ``reduction="none"``.
+
+    The whole reduction happens here; Keras adds nothing to it. Under ``tf.distribute`` with n replicas a mean is divided by n,
+    as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and that
+    position's gradient become NaN. If everything is ignored the loss and the gradient are 0.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        reduction: str = "mean",
+        numerics: str = "exact",
+        channel_axis: int = -1,
+        jit_compile: bool | str = "auto",
+        name: str | None = None,
+    ) -> None:
+        check_options(spec, reduction, numerics, channel_axis)
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(f"jit_compile is {jit_compile!r}, expected True, False or 'auto'")
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                f"Keras runs on {keras.backend.backend()}, expected tensorflow: set KERAS_BACKEND=tensorflow"
+            )
+        super().__init__(name=name, reduction=reduction)
+        self.spec = spec
+        self.numerics = numerics
+        self.channel_axis = channel_axis
+        self.jit_compile = jit_compile
+        compiled = bool(jit_compile)  # "auto": every build of TensorFlow in use has XLA
+        self._forward = tf.function(self._evaluate, autograph=False, jit_compile=True) if compiled else self._evaluate
+        self._backward = tf.function(_scaled, autograph=False, jit_compile=True) if compiled else _scaled
+
+    def __call__(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+        *,
+        return_terms: bool = False,
+        totals: Tensor | None = None,
+    ) -> Any:
+        """The loss.
+
+        Args:
+            y_true: the target.
+            y_pred: the prediction.
+            sample_weight: weights or a mask.
+            return_terms: also return a dict of each term's value before its weight, without gradient, for logging.
+            totals: what :meth:`sums` gives for the whole batch of which this is a part (exact numerics): with its
+                normalisers the losses and gradients of the parts are those of the whole.
+
+        Raises:
+            TypeError: unsupported dtypes.
+            ValueError: shapes that do not fit; labels out of range.
+        """
+        y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
+        with tf.name_scope(self.name):
+            if self.numerics == "native":
+                if totals is not None:
+                    raise ValueError("totals needs numerics='exact'")
+                loss, terms = native.loss(
+                    self.spec,
+                    _shaped(y_pred),
+                    target if layout.labels else _shaped(target),
+                    _merged(mask, weight),
+                    reduction=self.reduction,
+                    channel_axis=layout.axis,
+                )
+                terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
+            else:
+                loss, values, _, gradient = self._forward(
+                    tf.stop_gradient(y_pred), target, mask, weight, totals, astuple(layout)
+                )
+                terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}
+                loss = self._attach(y_pred, loss, gradient, layout)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas > 1 and self.reduction == "mean":
+                loss = loss * (1.0 / replicas)
+        return (loss, terms) if return_terms else loss
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The per-position map, whatever the reduction."""
+        options = {**self._options(), "reduction": "none"}
+        return Loss(self.spec, **options)(y_true, y_pred)
+
+    def sums(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """The exact sums behind the loss: int64 of shape (terms, 2, 12).
+
+        Sums of parts of a batch (micro-batches, replicas) add, with ``+`` or an all-reduce, to those of the whole,
+        whatever the split. :meth:`from_sums` turns them into the loss; ``totals=`` in :meth:`__call__` uses them.
+        """
+        self._needs_exact("sums")
+        y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
+        return self._forward(tf.stop_gradient(y_pred), target, mask, weight, None, astuple(layout))[2]
+
+    def from_sums(self, sums: Tensor) -> Tensor:
+        """The loss (without a gradient) from :meth:`sums`."""
+        self._needs_exact("from_sums")
+        if self.reduction == "none":
+            raise ValueError("reduction is 'none', expected 'mean' or 'sum': sums have no map")
+        return engine.from_sums(_OPS, self.spec, tf.convert_to_tensor(sums), self.reduction)[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings; the spec as JSON."""
+        return {"spec": self.spec.to_json(), **self._options()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Loss:
+        """The loss with these settings."""
+        return cls(from_json(config["spec"]), **{key: value for key, value in config.items() if key != "spec"})
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "reduction": self.reduction,
+            "numerics": self.numerics,
+            "channel_axis": self.channel_axis,
+            "jit_compile": self.jit_compile,
+            "name": self.name,
+        }
+
+    def _needs_exact(self, what: str) -> None:
+        if self.numerics != "exact":
+            raise ValueError(f"{what} needs numerics='exact', this loss has numerics={self.numerics!r}")
+
+    def _prepare(
+        self, y_true: Tensor, y_pred: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Layout, Tensor, Tensor | None, Tensor | None]:
+        """Check everything; labels as int64, dense targets as floats, mask and weight per position."""
+        keras_mask = getattr(y_pred, "_keras_mask", None)
+        y_pred, y_true = tf.convert_to_tensor(y_pred), tf.convert_to_tensor(y_true)
+        if y_pred.dtype not in _FLOATS:
+            raise TypeError(f"y_pred has dtype {y_pred.dtype.name}, expected float16, bfloat16 or float32")
+        weight = None if weight is None else tf.convert_to_tensor(weight)
+        for name, value in (("y_pred", y_pred), ("y_true", y_true), ("sample_weight", weight)):
+            if value is not None and value.shape.rank is None:
+                raise ValueError(f"{name} has an unknown number of axes, expected a known one")
+        layout = lay_out(
+            self.spec, y_pred.shape, y_true.shape, None if weight is None else weight.shape, self.channel_axis, _NAMES
+        )
+        _check_dtype("y_true", y_true)
+        if layout.labels:
+            target = _labels(y_true)
+            _check_labels(target, y_true, layout.channels, self.spec.ignore_index)
+        else:
+            target = y_true if y_true.dtype in _FLOATS else tf.cast(y_true, tf.float32)
+        mask = None
+        if keras_mask is not None:
+            mask = tf.cast(tf.convert_to_tensor(keras_mask), tf.bool)
+            lay_out(self.spec, y_pred.shape, y_true.shape, mask.shape, self.channel_axis, _MASK_NAMES)
+            mask = _per_position(mask, y_pred, layout)
+        if weight is None:
+            return y_pred, layout, target, mask, None
+        _check_dtype("sample_weight", weight)
+        weight = _per_position(weight, y_pred, layout)
+        if weight.dtype == tf.bool:
+            return y_pred, layout, target, weight if mask is None else tf.logical_and(mask, weight), None
+        return y_pred, layout, target, mask, weight if weight.dtype in _FLOATS else tf.cast(weight, tf.float32)
+
+    def _evaluate(
+        self,
+        y_pred: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        totals: Tensor | None,
+        settings: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, terms, sums, and the gradient for an upstream gradient of 1.
+
+        ``settings`` are the layout's: numbers, by which ``tf.function`` knows that it has traced them before.
+        """
+        layout = Layout(*settings)
+        axis = layout.axis
+        mask = None if mask is None else tf.expand_dims(mask, axis)
+        weight = None if weight is None else engine.functions.load(_OPS, tf.expand_dims(weight, axis))
+        target = tf.expand_dims(target, axis) if layout.labels else _shaped(target)
+        ignore = self.spec.ignore_index
+        dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, ignore, mask)
+        x = engine.functions.load(_OPS, _shaped(y_pred))
+        inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial)
+        result = engine.evaluate(_OPS, self.spec, inputs, weight, self.reduction, totals)
+        loss, terms = result.loss, result.terms
+        if self.reduction == "none":
+            loss, terms = tf.squeeze(loss, axis), tf.squeeze(terms, axis + 1)
+        return loss, terms, result.sums, tf.reshape(result.gradient(), tf.shape(y_pred))
+
+    def _attach(self, y_pred: Tensor, loss: Tensor, gradient: Tensor, layout: Layout) -> Tensor:
+        """The loss, connected to the prediction by its gradient."""
+
+        @tf.custom_gradient
+        def scaled(y_pred: Tensor, upstream: Tensor) -> Any:
+            def again(*_: Any) -> Any:
+                raise RuntimeError(
+                    "exact numerics can be differentiated once only: for second derivatives use "
+                    "dualloss.tf.Loss(spec, numerics='native')"
+                )
+
+            return self._backward(upstream, gradient, y_pred.dtype.name), again
+
+        @tf.custom_gradient
+        def attached(y_pred: Tensor) -> Any:
+            def backward(upstream: Tensor) -> Tensor:
+                if self.reduction == "none" and y_pred.shape.rank > 1:
+                    upstream = tf.expand_dims(upstream, layout.axis)
+                return scaled(y_pred, upstream)
+
+            return tf.identity(loss), backward
+
+        return attached(y_pred)
+
+
+_MASK_NAMES = Names("y_pred", "y_true", "the Keras mask of y_pred")
+
+
+def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Softmax cross-entropy plus 0.5 times the mean squared difference of the Laplacians, exact.
+
+    Args:
+        y_true: (B, *spatial) class indices or (B, *spatial, C) one-hot or soft targets; 1 to 3 spatial axes.
+        y_pred: (B, *spatial, C) logits.
+
+    Returns:
+        The mean, a float32 scalar, with the same bits as ``dualloss.torch.total_loss`` of the same values.
+    """
+    return _TOTAL_LOSS(y_true, y_pred)
+
+
+def _scaled(upstream: Tensor, gradient: Tensor, dtype: str) -> Tensor:
+    return engine.backward(_OPS, upstream, gradient, dtype)
+
+
+def _shaped(x: Tensor) -> Tensor:
+    """A rank-1 prediction or target with a channel axis of length 1."""
+    return tf.expand_dims(x, 1) if x.shape.rank == 1 else x
+
+
+def _merged(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    """Native numerics take a mask or weights; a mask beside weights is not one more weight but counts nowhere."""
+    if mask is None or weight is None:
+        return mask if weight is None else weight
+    raise ValueError("sample_weight came beside a Keras mask; native numerics take one of them, exact ones both")
+
+
+def _check_dtype(name: str, value: Tensor) -> None:
+    if value.dtype not in _FLOATS and not value.dtype.is_integer and value.dtype != tf.bool:
+        raise TypeError(
+            f"{name} has dtype {value.dtype.name}, expected float16, bfloat16, float32, an integer dtype or bool"
+        )
+
+
+def _labels(y_true: Tensor) -> Tensor:
+    """Class indices as int64. Keras makes floats of labels; one that is no integer is no class."""
+    if y_true.dtype == tf.bool:
+        raise TypeError(f"y_true has dtype bool, expected integer class indices for its shape {y_true.shape}")
+    if y_true.dtype.is_integer:
+        return tf.cast(y_true, tf.int64)
+    wide = tf.cast(y_true, tf.float64)
+    whole = tf.logical_and(tf.equal(wide, tf.math.rint(wide)), tf.abs(wide) < 2.0**62)
+    return tf.where(whole, tf.cast(tf.where(whole, wide, 0.0), tf.int64), tf.constant(_NO_CLASS, tf.int64))
+
+
+def _check_labels(labels: Tensor, given: Tensor, channels: int, ignore: int | None) -> None:
+    """Inside a graph values cannot be looked at; there the position becomes NaN."""
+    if not tf.executing_eagerly():
+        return
+    wrong = tf.logical_or(labels < 0, labels >= channels)
+    if ignore is not None:
+        wrong = tf.logical_and(wrong, labels != ignore)
+    where = tf.where(wrong)
+    if len(where):
+        position = tuple(where[0].numpy().tolist())
+        raise label_error(given[position].numpy(), position, channels, ignore, _NAMES)
+
+
+def _per_position(value: Tensor, y_pred: Tensor, layout: Layout) -> Tensor:
+    """One value a sample laid over its positions; one a position as it is."""
+    if value.shape.rank != 1 or y_pred.shape.rank <= 2:
+        return value
+    shape = tf.shape(y_pred)
+    positions = tf.concat([shape[: layout.axis], shape[layout.axis + 1 :]], 0)
+    return tf.broadcast_to(tf.reshape(value, [-1] + [1] * (y_pred.shape.rank - 2)), positions)
+
+
+_TOTAL_LOSS = Loss(TOTAL_LOSS, name="total_loss")

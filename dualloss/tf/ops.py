@@ -1,0 +1,123 @@
+"""The operations in TensorFlow: see :class:`dualloss.exact.ops.Ops` for what each of them promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+Array = Any
+
+_F64 = tf.float64
+
+
+class TensorFlowOps:
+    """Operations that hold their contract in eager mode, in graphs and under XLA."""
+
+    def load(self, x: Array) -> Array:
+        return tf.cast(x, _F64)
+
+    def store(self, v: Array, dtype: str) -> Array:
+        return tf.cast(self.where(tf.math.is_nan(v), float("nan"), v), dtype)
+
+    def float32(self, v: Array) -> Array:
+        # On the bits, not by casting to float32 and back: XLA may drop such a pair of casts.
+        b = self.bits(v)
+        odd = self.band(self.shr(b, 29), 1)
+        rounded = self.value(self.band(b + odd + ((1 << 28) - 1), -(1 << 29)))
+        size = tf.abs(v)
+        infinite = self.where(v > 0.0, float("inf"), float("-inf"))
+        rounded = self.where(size >= 2.0**128 - 2.0**103, infinite, rounded)
+        rounded = self.where(tf.math.is_nan(v), float("nan"), rounded)
+        return self.where(size < 2.0**-126, 0.0, rounded)
+
+    def bits(self, v: Array) -> Array:
+        return tf.bitcast(v, tf.int64)
+
+    def value(self, b: Array) -> Array:
+        return tf.bitcast(b, _F64)
+
+    def band(self, b: Array, mask: int) -> Array:
+        return tf.bitwise.bitwise_and(b, tf.constant(mask, tf.int64))
+
+    def shl(self, b: Array, n: int) -> Array:
+        return tf.bitwise.left_shift(b, tf.constant(n, tf.int64))
+
+    def shr(self, b: Array, n: int) -> Array:
+        return tf.bitwise.right_shift(b, tf.constant(n, tf.int64))
+
+    def to_int(self, v: Array) -> Array:
+        return tf.cast(v, tf.int64)
+
+    def to_float(self, b: Array) -> Array:
+        return tf.cast(b, _F64)
+
+    def rint(self, v: Array) -> Array:
+        return tf.math.rint(v)
+
+    def trunc(self, v: Array) -> Array:
+        # TensorFlow has no trunc of its own.
+        return tf.where(v < 0.0, tf.math.ceil(v), tf.math.floor(v))
+
+    def abs(self, v: Array) -> Array:
+        return tf.abs(v)
+
+    def isnan(self, v: Array) -> Array:
+        return tf.math.is_nan(v)
+
+    def exp(self, v: Array) -> Array:
+        return tf.exp(v)
+
+    def log1p(self, v: Array) -> Array:
+        return tf.math.log1p(v)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        dtype = next((value.dtype for value in (a, b) if tf.is_tensor(value)), _F64)
+        return tf.where(condition, tf.convert_to_tensor(a, dtype), tf.convert_to_tensor(b, dtype))
+
+    def both(self, a: Array, b: Array) -> Array:
+        return tf.logical_and(a, b)
+
+    def invert(self, a: Array) -> Array:
+        return tf.logical_not(a)
+
+    def larger(self, a: Array, b: Array) -> Array:
+        return tf.maximum(a, b)
+
+    def amax(self, v: Array, axis: int) -> Array:
+        return tf.reduce_max(v, axis=axis, keepdims=True)
+
+    def isum(self, v: Array, axis: int) -> Array:
+        return tf.reduce_sum(v, axis=axis, keepdims=True)
+
+    def total(self, b: Array) -> Array:
+        return tf.reduce_sum(b)
+
+    def count(self, condition: Array) -> Array:
+        return tf.reduce_sum(tf.cast(condition, tf.int64))
+
+    def stack(self, items: Sequence[Array]) -> Array:
+        return tf.stack(list(items))
+
+    def concat(self, items: Sequence[Array], axis: int) -> Array:
+        return tf.concat(list(items), axis)
+
+    def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
+        return v[(slice(None),) * axis + (slice(start, stop),)]
+
+    def zeros_like(self, v: Array) -> Array:
+        return tf.zeros_like(v)
+
+    def ones_like(self, v: Array) -> Array:
+        return tf.ones_like(v)
+
+    def iota(self, n: int, like: Array, axis: int) -> Array:
+        return self._along(tf.range(n, dtype=tf.int64), like, axis)
+
+    def constant(self, values: Sequence[float], like: Array, axis: int) -> Array:
+        return self._along(tf.constant(values, _F64), like, axis)
+
+    @staticmethod
+    def _along(vector: Array, like: Array, axis: int) -> Array:
+        return tf.reshape(vector, [-1 if a == axis else 1 for a in range(len(like.shape))])
