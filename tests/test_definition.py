@@ -266,6 +266,11 @@ def test_exp_star_is_within_its_bound_at_the_edges(d: float) -> None:
     assert relative_error(exp_star(d), Decimal.exp, d) < EXP_BOUND
 
 
+def test_exp_star_near_zero_counts_units_of_2_to_the_minus_40() -> None:
+    unit = 2.0**-40
+    assert [exp_star(-unit * v) for v in (1, 3, 0.5, 1.5, 2.6)] == [1 - unit * v for v in (1, 3, 0, 2, 3)]
+
+
 def test_exp_star_at_its_ends() -> None:
     assert exp_star(0.0) == exp_star(-0.0) == 1
     assert exp_star(-2861843 * 2.0**-15) > TINY
@@ -334,6 +339,14 @@ def test_cross_entropy_is_the_formula(scale: float, dense: bool) -> None:
     np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=2 * ULP * abs(gradient).max())
 
 
+@pytest.mark.parametrize("row", [[2, 2, -1], [0, 0, 0], [-5, 1e-3, 1e-3], [7, 7, 7]])
+def test_cross_entropy_of_tied_logits(row: list[float]) -> None:
+    value, gradient = decimal_cross_entropy(f32(row), f32([0, 1, 0]))
+    found = evaluate(CrossEntropy(), f32([row]), np.array([1]))
+    assert found.loss == close(value, rel=ULP)
+    np.testing.assert_allclose(found.gradient[0], gradient, rtol=0, atol=ULP)
+
+
 @pytest.mark.parametrize("gap", [12.0, 40.0, 80.0])
 def test_cross_entropy_of_a_confident_prediction_keeps_its_digits(gap: float) -> None:
     value = math.log1p(math.exp(-gap))
@@ -355,6 +368,13 @@ def test_cross_entropy_with_weights_and_smoothing() -> None:
         np.testing.assert_allclose(
             found.gradient, np.array([g for _, g in expected]) / n, rtol=1e-5, atol=1e-8
         )
+
+
+def test_the_weights_normalizer_of_dense_targets_may_be_small_and_leaves_masked_positions_out() -> None:
+    x, t, weights = logits(3, 2), f32([[0.5, 0.25], [8, 8], [0, 0.125]]), (0.25, 0.5)
+    found = evaluate(CrossEntropy(class_weights=weights), x, t, sample_weight=np.array([True, False, True]))
+    values = [decimal_cross_entropy(x[i], t[i] * f32(weights))[0] for i in (0, 2)]
+    assert found.loss == close(sum(values) / (0.25 * 0.5 + 0.5 * 0.375), rel=ULP)
 
 
 def test_a_class_of_probability_zero_counts_nothing_without_a_target() -> None:
@@ -697,6 +717,73 @@ def test_the_upstream_gradient_scales() -> None:
     np.testing.assert_array_equal(mapped, rows * each[:, None])
     with pytest.raises(ValueError, match="upstream has shape"):
         evaluate(CrossEntropy(), x, labels, upstream=each)
+
+
+# Roundings that show ----------------------------------------------------------------------------------------
+
+three_equal = f32([[0, 0, 0]])
+
+
+def test_constants_are_rounded_to_float32() -> None:
+    for epsilon in (0.1, 0.3, 0.7, 0.999):
+        found = evaluate(CrossEntropy(label_smoothing=epsilon), three_equal, np.array([0]))
+        # p (U - t') with p = 1/3 leaves a third of 1 - epsilon
+        assert found.gradient[0, 1] == np.float32(float(np.float32(1 - epsilon)) / 3)
+    found = evaluate(BinaryCrossEntropy(label_smoothing=0.999), f32([0]), f32([0]))
+    assert found.gradient[0] == np.float32(0.5) - np.float32(0.4995)
+    found = evaluate(0.1 * MeanSquaredError(), f32([3]), f32([0]))
+    assert found.loss == np.float32(float(np.float32(0.1)) * 9)
+
+
+def test_coefficients_are_rounded_to_float32_before_they_multiply() -> None:
+    for n in range(1, 60):
+        coefficient = np.float32(1 / n)
+        found = evaluate(CrossEntropy(), three_equal.repeat(n, 0), np.zeros(n, int))
+        assert found.gradient[0, 1] == np.float32(float(coefficient) / 3)
+        found = evaluate(MeanSquaredError(), np.full(n, 3, np.float32), np.zeros(n, int))
+        assert found.gradient[0] == np.float32(coefficient * np.float64(6))
+        s = random(n).random(n).astype(np.float32)
+        found = evaluate(MeanSquaredError(), np.full(n, 3, np.float32), np.zeros(n, int), sample_weight=s)
+        assert_same_bits(found.gradient, coefficient * s * np.float32(6))  # each product rounds to float32
+
+
+def test_a_mean_over_channels_multiplies_by_a_float64() -> None:
+    for total in range(1, 300):
+        x = f32([[math.isqrt(total), 0, 0]])
+        assert evaluate(MeanSquaredError(), x, x * 0).loss == np.float32(float(x[0, 0]) ** 2 / 3)
+
+
+def test_terms_are_rounded_to_float32_before_they_are_weighed() -> None:
+    for n in range(1, 60):
+        x = f32([1] + [0] * (n - 1))
+        found = evaluate(3 * MeanSquaredError(), x, x * 0)
+        assert found.loss == np.float32(1 / n) * np.float32(3)
+
+
+def test_sums_over_terms_keep_48_bits() -> None:
+    for small, left in ((2.0**-47, 2.0**-47), (2.0**-48, 0), (1.75 * 2.0**-47, 2.0**-47)):
+        spec = MeanSquaredError() + small * MeanSquaredError() + -1 * MeanSquaredError()
+        for reduction in ("mean", "none"):
+            found = evaluate(spec, f32([1]), f32([0]), reduction=reduction)
+            assert found.loss == left
+            assert found.gradient[0] == 2 * left
+
+
+def test_boundary_keeps_48_bits_of_the_difference() -> None:
+    x = f32([0, 0.75 * 2.0**-48, 0]).reshape(1, 3, 1)
+    found = evaluate(Boundary(padding="replicate"), x, np.ones((1, 3, 1), int), reduction="none")
+    assert found.loss[0, 1] == (2 * 2.0**-48) ** 2
+
+
+def test_binary_cross_entropy_chops_the_two_sides_of_its_gradient() -> None:
+    x = f32([0.3])
+    v = exp_star(-float(x[0]))
+    t = f32([1 / (1 + v)])  # the sides all but cancel
+    alpha = float(t[0])
+    sides = np.array([(1 - alpha) * (1 / (1 + v)), alpha * (v / (1 + v))])
+    no, yes = (sides.view(np.int64) & -32).view(np.float64)
+    found = evaluate(BinaryCrossEntropy(), x, t).gradient[0]
+    assert found == np.float32(no - yes) != np.float32(sides[0] - sides[1])
 
 
 # NaN, labels, dtypes, layouts -------------------------------------------------------------------------------

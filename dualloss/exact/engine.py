@@ -64,18 +64,14 @@ def evaluate(
     weights = [float32(w) for w, _ in spec.parts]
     results = [terms.evaluate(term, inputs) for _, term in spec.parts]
     values = [_weighted(ops, result, weight) for result in results]
-    states = ops.stack(
-        [
-            ops.stack([sums.state(ops, value), _normaliser(ops, result)])
-            for value, result in zip(values, results, strict=True)
-        ]
-    )
-    scales = _scales(ops, states if totals is None else totals, reduction)
+    states = _states(ops, values, results)
+    sizes = sums.to_float(ops, states)
+    scales = _scales(ops, sizes if totals is None else sums.to_float(ops, totals), reduction)
     if reduction == "none":
         reduced = values
         loss = ops.store(_combined(ops, weights, values), "float32")
     else:
-        reduced, loss = _reduced(ops, weights, states, scales)
+        reduced, loss = _reduced(ops, weights, sizes, scales)
 
     def gradient() -> Array:
         parts = []
@@ -91,14 +87,15 @@ def evaluate(
         g = _sum(ops, parts) if parts else ops.zeros_like(inputs.x)
         return ops.store(ops.float32(g), "float32")
 
-    return Evaluation(loss, ops.store(ops.stack([ops.float32(v) for v in reduced]), "float32"), states, gradient)
+    return Evaluation(loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32"), states, gradient)
 
 
 def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str) -> tuple[Array, Array]:
     """Loss and terms, as :class:`Evaluation` gives them, from (added) sums."""
     weights = [float32(w) for w, _ in spec.parts]
-    reduced, loss = _reduced(ops, weights, states, _scales(ops, states, reduction))
-    return loss, ops.store(ops.stack(reduced), "float32")
+    sizes = sums.to_float(ops, states)
+    reduced, loss = _reduced(ops, weights, sizes, _scales(ops, sizes, reduction))
+    return loss, ops.store(ops.stack(reduced, 0), "float32")
 
 
 def backward(ops: Ops, upstream: Array, gradient: Array, dtype: str) -> Array:
@@ -113,26 +110,32 @@ def _weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
     return value if result.counts is None else ops.where(result.counts, value, 0.0)
 
 
-def _normaliser(ops: Ops, result: Result) -> Array:
-    """The state of the sum that a mean divides by."""
-    if not isinstance(result.normaliser, str):
-        omega = result.normaliser
-        return sums.state(ops, omega if result.counts is None else ops.where(result.counts, omega, 0.0))
-    everywhere = result.counts is None or result.normaliser == "all"
-    counted = ops.zeros_like(result.value) < 1.0 if everywhere else result.counts
-    return sums.count_state(ops, ops.count(counted))
+def _states(ops: Ops, values: Sequence[Array], results: Sequence[Result]) -> Array:
+    """(K, 2, STATE): each term's sum of values, and the sum that its mean divides by."""
+    rows = list(values)
+    sizes = []
+    for result in results:
+        if isinstance(result.normaliser, str):
+            everywhere = result.counts is None or result.normaliser == "all"
+            counted = ops.zeros_like(result.value) < 1.0 if everywhere else result.counts
+            sizes.append(sums.count_state(ops, ops.count(ops.stack([counted], 0)))[0])
+        else:
+            omega = result.normaliser
+            rows.append(omega if result.counts is None else ops.where(result.counts, omega, 0.0))
+            sizes.append(len(rows) - 1)
+    states = sums.state(ops, ops.stack(rows, 0))
+    pairs = [(states[k], states[n] if isinstance(n, int) else n) for k, n in enumerate(sizes)]
+    return ops.stack([ops.stack(pair, 0) for pair in pairs], 0)
 
 
-def _scales(ops: Ops, states: Array, reduction: str) -> Array:
-    """What each term's sum is multiplied by: (K,)."""
-    sizes = sums.to_float(ops, states)[:, 1]
-    if reduction != "mean":
-        return ops.ones_like(sizes)
-    return ops.where(sizes == 0.0, 0.0, ops.ones_like(sizes) / sizes)
+def _scales(ops: Ops, sizes: Array, reduction: str) -> Array:
+    """What each term's sum is multiplied by, (K,), from (K, 2) sums of values and normalisers."""
+    ones = ops.ones_like(sizes[:, 1])
+    return ops.where(sizes[:, 1] == 0.0, 0.0, ones / sizes[:, 1]) if reduction == "mean" else ones
 
 
-def _reduced(ops: Ops, weights: Sequence[float], states: Array, scales: Array) -> tuple[list[Array], Array]:
-    totals = ops.float32(sums.to_float(ops, states)[:, 0] * scales)
+def _reduced(ops: Ops, weights: Sequence[float], sizes: Array, scales: Array) -> tuple[list[Array], Array]:
+    totals = ops.float32(sizes[:, 0] * scales)
     reduced = [totals[k] for k in range(len(weights))]
     return reduced, ops.store(_combined(ops, weights, reduced), "float32")
 

@@ -86,14 +86,17 @@ class NumpyOps:
     def isum(self, v: Array, axis: int) -> Array:
         return v.sum(axis=axis, keepdims=True)
 
+    def isum_int(self, b: Array, axis: int) -> Array:
+        return b.sum(axis=axis, keepdims=True)
+
     def total(self, b: Array) -> Array:
-        return b.sum(dtype=np.int64)
+        return b.sum(axis=tuple(range(1, b.ndim)))
 
     def count(self, condition: Array) -> Array:
-        return np.count_nonzero(condition) * np.ones((), np.int64)
+        return condition.sum(axis=tuple(range(1, condition.ndim)), dtype=np.int64)
 
-    def stack(self, items: Sequence[Array]) -> Array:
-        return np.stack(items)
+    def stack(self, items: Sequence[Array], axis: int) -> Array:
+        return np.stack(items, axis)
 
     def concat(self, items: Sequence[Array], axis: int) -> Array:
         return np.concatenate(items, axis=axis)

@@ -89,14 +89,17 @@ class Ops(Protocol):
     def isum(self, v: Array, axis: int) -> Array:
         """Sum along an axis (kept) of float64 *integers* whose partial sums stay below 2^53: exact in any order."""
 
+    def isum_int(self, b: Array, axis: int) -> Array:
+        """Sum along an axis (kept) of an int64 array."""
+
     def total(self, b: Array) -> Array:
-        """Sum of all elements of an int64 array, a scalar; also with no element at all."""
+        """Sum of an int64 array over all axes but the first; 0 where there is nothing to sum."""
 
     def count(self, condition: Array) -> Array:
-        """How many elements of a boolean array are true: an int64 scalar."""
+        """How many elements of a boolean array are true along all axes but the first: int64."""
 
-    def stack(self, items: Sequence[Array]) -> Array:
-        """Arrays of one shape stacked along a new first axis."""
+    def stack(self, items: Sequence[Array], axis: int) -> Array:
+        """Arrays of one shape stacked along a new axis."""
 
     def concat(self, items: Sequence[Array], axis: int) -> Array:
         """Arrays joined along an axis."""

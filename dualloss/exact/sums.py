@@ -40,9 +40,8 @@ def channel_sum(ops: Ops, parts: Sequence[Array], axis: int) -> Array:
 
 
 def state(ops: Ops, v: Array) -> Array:
-    """The state of ``exact_sum`` over all elements of ``v``: int64 of shape (STATE,). States add."""
-    size = ops.abs(v)
-    finite = size < 2.0**128
+    """The states of ``exact_sum`` over all axes of ``v`` but the first: int64 (rows, STATE). States add."""
+    finite = ops.abs(v) < 2.0**128
     rest = ops.where(finite, v, 0.0)
     limbs = []
     for limb in reversed(range(LIMBS)):
@@ -53,51 +52,51 @@ def state(ops: Ops, v: Array) -> Array:
     nan = ops.isnan(v)
     large = ops.both(ops.invert(finite), ops.invert(nan))
     flags = (ops.both(large, v > 0.0), ops.both(large, v < 0.0), nan)
-    return ops.stack([*reversed(limbs), *(ops.count(flag) for flag in flags)])
+    return ops.stack([*reversed(limbs), *(ops.count(flag) for flag in flags)], -1)
 
 
 def count_state(ops: Ops, count: Array) -> Array:
-    """The state of a sum of ``count`` ones, ``count`` an int64 scalar."""
+    """The states of sums of ``count`` ones, for int64 counts (rows,)."""
     zero = count * 0
-    return ops.stack([count if limb == _ONES else zero for limb in range(STATE)])
+    return ops.stack([count if limb == _ONES else zero for limb in range(STATE)], -1)
 
 
 def to_float(ops: Ops, states: Array) -> Array:
     """The exact sums of states (..., STATE), each rounded once to float64, ties to even."""
-    columns = [states[..., limb] for limb in range(STATE)]
-    digits, negative = _digits(ops, columns[:LIMBS])
-    high = middle = low = sticky = below = place = columns[0] * 0
-    for index, digit in enumerate(digits):
-        found = digit > 0
-        place = ops.where(found, index, place)
-        high = ops.where(found, digit, high)
-        middle = ops.where(found, digits[index - 1] if index > 0 else 0, middle)
-        low = ops.where(found, digits[index - 2] if index > 1 else 0, low)
-        sticky = ops.where(found, below, sticky)
-        if index > 1:
-            below = ops.larger(below, ops.where(digits[index - 2] > 0, 1, 0 * place))
-    # Two exact float64 numbers whose one addition rounds: 53 leading bits, then 43 and whether anything follows.
+    limbs = states[..., :LIMBS]
+    last = len(states.shape) - 1
+    digits = _digits(ops, ops.stack([limbs, 0 - limbs], 0))
+    negative = digits[0][..., -1:] < 0
+    digits = ops.where(negative, digits[1], digits[0])
+    # The leading digit that is not 0, the two after it, and whether anything follows.
+    index = ops.iota(LIMBS + 1, digits, last)
+    place = ops.amax(ops.where(digits > 0, index, 0), last)
+    high, middle, low = (
+        ops.isum_int(ops.where(index == place - back, digits, 0), last) for back in range(3)
+    )
+    below = ops.both(index < place - 2, digits > 0)
+    sticky = ops.amax(ops.where(below, ops.ones_like(digits), 0), last)
+    # Two exact float64 numbers whose one addition rounds: 53 leading bits, then 43 and the sticky one.
     head = ops.to_float(ops.shl(high, 21) + ops.shr(middle, 11))
     tail = ops.shl(ops.band(middle, 2047), 32) + low
-    tail = ops.to_float(tail + ops.where(ops.band(tail, 1) > 0, 0 * sticky, sticky))
+    tail = ops.to_float(tail + ops.where(ops.band(tail, 1) > 0, 0, sticky))
     scale = ops.value(ops.shl(place * 32 + (1023 - 64 - UNIT), 52))
-    result = (head * 2.0**43 + tail) * scale
-    result = ops.where(negative, 0.0 - result, result)
-    infinite, minus, nan = (column > 0 for column in columns[LIMBS:])
+    size = (head * 2.0**43 + tail) * scale
+    result = ops.where(negative, 0.0 - size, size)[..., 0]
+    infinite, minus, nan = (states[..., LIMBS + flag] > 0 for flag in range(3))
     result = ops.where(infinite, float("inf"), result)
     result = ops.where(minus, ops.where(infinite, float("nan"), float("-inf")), result)
     return ops.where(nan, float("nan"), result)
 
 
-def _digits(ops: Ops, limbs: Sequence[Array]) -> tuple[list[Array], Array]:
-    """The magnitude in base 2^32, lowest digit first, and where the sum is negative."""
-    carried = []
-    for sign in (1, -1):
-        digits, carry = [], limbs[0] * 0
-        for limb in limbs:
-            carry = limb * sign + carry
-            digits.append(ops.band(carry, _DIGIT))
-            carry = ops.shr(carry, 32)
-        carried.append([*digits, carry])
-    negative = carried[0][-1] < 0
-    return [ops.where(negative, minus, plus) for plus, minus in zip(*carried, strict=True)], negative
+def _digits(ops: Ops, limbs: Array) -> Array:
+    """Base 2^32 digits, lowest first and one more than limbs, all but the last from 0 to 2^32 - 1."""
+    last = len(limbs.shape) - 1
+    none = ops.zeros_like(limbs[..., :1])
+    digits = ops.concat([limbs, none], last)
+    top = ops.iota(LIMBS + 1, digits, last) == LIMBS
+    for _ in range(LIMBS):  # a carry travels at most from the first limb to the last
+        carry = ops.where(top, 0, ops.shr(digits, 32))
+        digits = ops.where(top, digits, ops.band(digits, _DIGIT))
+        digits = digits + ops.concat([none, carry[..., :-1]], last)
+    return digits

@@ -77,6 +77,7 @@ class Loss(keras.losses.Loss):
         self._forward = tf.function(self._evaluate, autograph=False, jit_compile=True) if compiled else self._evaluate
         self._backward = tf.function(_scaled, autograph=False, jit_compile=True) if compiled else _scaled
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(
         self,
         y_true: Tensor,
@@ -130,6 +131,7 @@ class Loss(keras.losses.Loss):
         options = {**self._options(), "reduction": "none"}
         return Loss(self.spec, **options)(y_true, y_pred)
 
+    @tf.autograph.experimental.do_not_convert
     def sums(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The exact sums behind the loss: int64 of shape (terms, 2, 12).
 

@@ -31,6 +31,7 @@ def loss(
     *,
     reduction: str,
     channel_axis: int,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its terms before their weights; float32 (float64 for a float64 input).
 
@@ -44,8 +45,11 @@ def loss(
         sample_weight: `(B, *spatial)`: boolean, a mask; or floating, weights.
         reduction: "mean", "sum" or "none".
         channel_axis: where the channels are.
+        mask: boolean, `(B, *spatial)`, beside floating weights.
     """
-    inputs = _read(input, target, sample_weight, spec.ignore_index, channel_axis)
+    if sample_weight is not None and sample_weight.dtype == tf.bool:
+        mask, sample_weight = (sample_weight if mask is None else mask & sample_weight), None
+    inputs = _read(input, target, mask, sample_weight, spec.ignore_index, channel_axis)
     terms, parts = {}, []
     for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
         found = TERMS[type(term)](term, inputs)
@@ -55,22 +59,30 @@ def loss(
     return (sum(parts[1:], parts[0]) if parts else _zero(inputs.x, reduction)), terms
 
 
+class Labels(NamedTuple):
+    """Class indices as maps.
+
+    Attributes:
+        ids: int64, 0 where not valid or out of range.
+        known: where it is in range.
+    """
+
+    ids: Tensor
+    known: Tensor
+
+
 class Inputs(NamedTuple):
     """What the terms see. The channels are on the last axis; a map has the shape `(B, *spatial)`.
 
     Attributes:
         x: the input.
-        labels: class indices, 0 where not valid or out of range; None for dense targets.
-        known: a map: where the index is in range; None for dense targets.
-        dense: the dense target; None for class indices.
+        target: class indices, or dense, of the input's shape.
         valid: a map: neither ignored nor masked; None: everywhere.
         weight: a map: sample weights, 0 where not valid; None: 1.
     """
 
     x: Tensor
-    labels: Tensor | None
-    known: Tensor | None
-    dense: Tensor | None
+    target: Labels | Tensor
     valid: Tensor | None
     weight: Tensor | None
 
@@ -93,14 +105,12 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     x = _select(kept, inputs.x)
     w = None if term.class_weights is None else _constants(term.class_weights, x)
 
-    if inputs.labels is not None and not term.label_smoothing:
+    if isinstance(inputs.target, Labels) and not term.label_smoothing:
+        ids, known = inputs.target
         # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
-        u = tf.ones_like(inputs.labels, dtype=x.dtype) if w is None else tf.gather(w, inputs.labels)
-        u = tf.where(inputs.known, u, math.nan)
-        weights = u
-        values = _weighted_log(
-            _select(kept, u), tf.nn.sparse_softmax_cross_entropy_with_logits(inputs.labels, x)
-        )
+        u = tf.ones_like(ids, dtype=x.dtype) if w is None else tf.gather(w, ids)
+        weights = u = tf.where(known, u, math.nan)
+        values = _weighted_log(_select(kept, u), tf.nn.sparse_softmax_cross_entropy_with_logits(ids, x))
     else:
         t = _target(inputs)
         u = _smooth(_select(kept, t), term.label_smoothing, 1 / x.shape[-1])
@@ -122,8 +132,7 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Found:
     t = _smooth(_select(kept, _target(inputs)), term.label_smoothing, 1 / 2)
     positive = t
     if term.pos_weight is not None:
-        one = not isinstance(term.pos_weight, tuple)
-        positive = term.pos_weight * t if one else _constants(term.pos_weight, x) * t
+        positive = _constants(term.pos_weight, x) * t
     # Two log-sigmoids rather than the primitive: it cancels for confident answers.
     values = _weighted_log(positive, -tf.math.log_sigmoid(x)) + _weighted_log(1 - t, -tf.math.log_sigmoid(-x))
     return Found(_select(kept, tf.reduce_mean(values, -1)), _count(inputs.valid, x))
@@ -166,23 +175,25 @@ TERMS: dict[type[Term], Callable[[Any, Inputs], Found]] = {
 
 
 def _read(
-    input: Tensor, target: Tensor, sample_weight: Tensor | None, ignore_index: int | None, channel_axis: int
+    input: Tensor,
+    target: Tensor,
+    valid: Tensor | None,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    channel_axis: int,
 ) -> Inputs:
     dense = target.shape.rank == input.shape.rank
     x = _channels_last(input, channel_axis)
     x = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-    masked = sample_weight is not None and sample_weight.dtype == tf.bool
-    valid = sample_weight if masked else None
-    weight = None if masked or sample_weight is None else tf.cast(sample_weight, x.dtype)
-    if dense:
-        return Inputs(x, None, None, tf.cast(_channels_last(target, channel_axis), x.dtype), valid, weight)
-    if ignore_index is not None:
+    if ignore_index is not None and not dense:
         here = target != ignore_index
         valid = here if valid is None else here & valid
-    labels = _select(valid, target)
-    known = (labels >= 0) & (labels < x.shape[-1])
-    weight = None if weight is None else _select(valid, weight)
-    return Inputs(x, _select(known, labels), known, None, valid, weight)
+    weight = None if weight is None else _select(valid, tf.cast(weight, x.dtype))
+    if dense:
+        return Inputs(x, tf.cast(_channels_last(target, channel_axis), x.dtype), valid, weight)
+    ids = _select(valid, target)
+    known = (ids >= 0) & (ids < x.shape[-1])
+    return Inputs(x, Labels(_select(known, ids), known), valid, weight)
 
 
 def _reduce(found: Found, weight: Tensor | None, reduction: str) -> Tensor:
@@ -243,10 +254,11 @@ def _channels_last(values: Tensor, channel_axis: int) -> Tensor:
 
 def _target(inputs: Inputs) -> Tensor:
     """The dense target; of class indices 1 for the class, NaN where it is out of range."""
-    if inputs.dense is not None:
-        return inputs.dense
-    one_hot = tf.one_hot(inputs.labels, inputs.x.shape[-1], dtype=inputs.x.dtype)
-    return tf.where(inputs.known[..., None], one_hot, math.nan)
+    x, target = inputs.x, inputs.target
+    if not isinstance(target, Labels):
+        return target
+    one_hot = tf.one_hot(target.ids, x.shape[-1], dtype=x.dtype)
+    return tf.where(target.known[..., None], one_hot, math.nan)
 
 
 def _smooth(t: Tensor, smoothing: float, share: float) -> Tensor:

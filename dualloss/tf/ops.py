@@ -91,14 +91,17 @@ class TensorFlowOps:
     def isum(self, v: Array, axis: int) -> Array:
         return tf.reduce_sum(v, axis=axis, keepdims=True)
 
+    def isum_int(self, b: Array, axis: int) -> Array:
+        return tf.reduce_sum(b, axis=axis, keepdims=True)
+
     def total(self, b: Array) -> Array:
-        return tf.reduce_sum(b)
+        return tf.reduce_sum(b, axis=list(range(1, len(b.shape))))
 
     def count(self, condition: Array) -> Array:
-        return tf.reduce_sum(tf.cast(condition, tf.int64))
+        return self.total(tf.cast(condition, tf.int64))
 
-    def stack(self, items: Sequence[Array]) -> Array:
-        return tf.stack(list(items))
+    def stack(self, items: Sequence[Array], axis: int) -> Array:
+        return tf.stack(list(items), axis)
 
     def concat(self, items: Sequence[Array], axis: int) -> Array:
         return tf.concat(list(items), axis)

@@ -30,6 +30,7 @@ def loss(
     *,
     reduction: str,
     channel_axis: int,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its terms before their weights; float32 (float64 for a float64 input).
 
@@ -43,8 +44,11 @@ def loss(
         sample_weight: `(B, *spatial)`: boolean, a mask; or floating, weights.
         reduction: "mean", "sum" or "none".
         channel_axis: where the channels are.
+        mask: boolean, `(B, *spatial)`, beside floating weights.
     """
-    inputs = _read(input, target, sample_weight, spec.ignore_index, channel_axis)
+    if sample_weight is not None and sample_weight.dtype == torch.bool:
+        mask, sample_weight = (sample_weight if mask is None else mask & sample_weight), None
+    inputs = _read(input, target, mask, sample_weight, spec.ignore_index, channel_axis)
     terms, parts = {}, []
     for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
         found = TERMS[type(term)](term, inputs)
@@ -54,22 +58,30 @@ def loss(
     return (sum(parts[1:], parts[0]) if parts else _zero(inputs.x, reduction)), terms
 
 
+class Labels(NamedTuple):
+    """Class indices as maps.
+
+    Attributes:
+        ids: int64, 0 where not valid or out of range.
+        known: where it is in range.
+    """
+
+    ids: Tensor
+    known: Tensor
+
+
 class Inputs(NamedTuple):
     """What the terms see. The channels are on axis 1; a map has the shape `(B, *spatial)`.
 
     Attributes:
         x: the input.
-        labels: class indices, 0 where not valid or out of range; None for dense targets.
-        known: a map: where the index is in range; None for dense targets.
-        dense: the dense target; None for class indices.
+        target: class indices, or dense, of the input's shape.
         valid: a map: neither ignored nor masked; None: everywhere.
         weight: a map: sample weights, 0 where not valid; None: 1.
     """
 
     x: Tensor
-    labels: Tensor | None
-    known: Tensor | None
-    dense: Tensor | None
+    target: Labels | Tensor
     valid: Tensor | None
     weight: Tensor | None
 
@@ -92,12 +104,12 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     x = _select(kept, inputs.x)
     w = None if term.class_weights is None else _constants(term.class_weights, x)
 
-    if inputs.labels is not None and not term.label_smoothing:
+    if isinstance(inputs.target, Labels) and not term.label_smoothing:
+        ids, known = inputs.target
         # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
-        u = torch.ones_like(inputs.labels, dtype=x.dtype) if w is None else w[inputs.labels]
-        u = torch.where(inputs.known, u, math.nan)
-        weights = u
-        values = _weighted_log(_select(kept, u), F.cross_entropy(x, inputs.labels, reduction="none"))
+        u = torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids]
+        weights = u = torch.where(known, u, math.nan)
+        values = _weighted_log(_select(kept, u), F.cross_entropy(x, ids, reduction="none"))
     else:
         t = _target(inputs)
         u = _smooth(_select(kept, t), term.label_smoothing, 1 / x.shape[1])
@@ -119,8 +131,7 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Found:
     t = _smooth(_select(kept, _target(inputs)), term.label_smoothing, 1 / 2)
     positive = t
     if term.pos_weight is not None:
-        one = not isinstance(term.pos_weight, tuple)
-        positive = term.pos_weight * t if one else _per_channel(_constants(term.pos_weight, x), x) * t
+        positive = _per_channel(_constants(term.pos_weight, x), x) * t
     # Two log-sigmoids rather than the primitive: it cancels for confident answers.
     values = _weighted_log(positive, -F.logsigmoid(x)) + _weighted_log(1 - t, -F.logsigmoid(-x))
     return Found(_select(kept, values.mean(1)), _count(inputs.valid, x))
@@ -161,23 +172,25 @@ TERMS: dict[type[Term], Callable[[Any, Inputs], Found]] = {
 
 
 def _read(
-    input: Tensor, target: Tensor, sample_weight: Tensor | None, ignore_index: int | None, channel_axis: int
+    input: Tensor,
+    target: Tensor,
+    valid: Tensor | None,
+    weight: Tensor | None,
+    ignore_index: int | None,
+    channel_axis: int,
 ) -> Inputs:
     dense = target.ndim == input.ndim
     x = input.movedim(channel_axis, 1)
     x = x if x.dtype == torch.float64 else x.float()
-    masked = sample_weight is not None and sample_weight.dtype == torch.bool
-    valid = sample_weight if masked else None
-    weight = None if masked or sample_weight is None else sample_weight.to(x.dtype)
-    if dense:
-        return Inputs(x, None, None, target.movedim(channel_axis, 1).to(x.dtype), valid, weight)
-    if ignore_index is not None:
+    if ignore_index is not None and not dense:
         here = target != ignore_index
         valid = here if valid is None else here & valid
-    labels = _select(valid, target)
-    known = (labels >= 0) & (labels < x.shape[1])
-    weight = None if weight is None else _select(valid, weight)
-    return Inputs(x, _select(known, labels), known, None, valid, weight)
+    weight = None if weight is None else _select(valid, weight.to(x.dtype))
+    if dense:
+        return Inputs(x, target.movedim(channel_axis, 1).to(x.dtype), valid, weight)
+    ids = _select(valid, target)
+    known = (ids >= 0) & (ids < x.shape[1])
+    return Inputs(x, Labels(_select(known, ids), known), valid, weight)
 
 
 def _reduce(found: Found, weight: Tensor | None, reduction: str) -> Tensor:
@@ -230,11 +243,12 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
 
 def _target(inputs: Inputs) -> Tensor:
     """The dense target; of class indices 1 for the class, NaN where it is out of range."""
-    if inputs.dense is not None:
-        return inputs.dense
-    classes = torch.arange(inputs.x.shape[1], device=inputs.x.device)
-    one_hot = (inputs.labels.unsqueeze(1) == _per_channel(classes, inputs.x)).to(inputs.x.dtype)
-    return torch.where(inputs.known.unsqueeze(1), one_hot, math.nan)
+    x, target = inputs.x, inputs.target
+    if not isinstance(target, Labels):
+        return target
+    classes = _per_channel(torch.arange(x.shape[1], device=x.device), x)
+    one_hot = (target.ids.unsqueeze(1) == classes).to(x.dtype)
+    return torch.where(target.known.unsqueeze(1), one_hot, math.nan)
 
 
 def _smooth(t: Tensor, smoothing: float, share: float) -> Tensor:

@@ -83,14 +83,17 @@ class TorchOps:
     def isum(self, v: Array, axis: int) -> Array:
         return v.sum(dim=axis, keepdim=True)
 
+    def isum_int(self, b: Array, axis: int) -> Array:
+        return b.sum(dim=axis, keepdim=True)
+
     def total(self, b: Array) -> Array:
-        return b.sum()
+        return b.sum(dim=tuple(range(1, b.ndim)))
 
     def count(self, condition: Array) -> Array:
-        return condition.sum()
+        return condition.sum(dim=tuple(range(1, condition.ndim)))
 
-    def stack(self, items: Sequence[Array]) -> Array:
-        return torch.stack(list(items))
+    def stack(self, items: Sequence[Array], axis: int) -> Array:
+        return torch.stack(list(items), axis)
 
     def concat(self, items: Sequence[Array], axis: int) -> Array:
         return torch.cat(list(items), dim=axis)
