@@ -1,6 +1,6 @@
 """Scenes of handwritten digits: the data of the demo.
 
-scikit-learn's 1,797 handwritten digits (8x8 pixels) are scaled up to 16 to 24 pixels and placed on a 64x64 canvas
+scikit-learn's 1,797 handwritten digits (8x8 pixels) are scaled up to 18 to 26 pixels and placed on a 64x64 canvas
 with uneven light, noise and a contrast of their own. Every pixel has one of 11 classes: 0 is the background, `d + 1`
 the ink of digit `d`. Training and held-out scenes are made of disjoint sets of digits, so that a net has to read
 handwriting it has not seen.
@@ -40,13 +40,13 @@ def stretch(size: int) -> NDArray[np.float64]:
     return np.stack([np.interp(centres, np.arange(8), unit) for unit in np.eye(8)], axis=1)
 
 
-def scene(rng: np.random.Generator, split: Split) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def scene(rng: np.random.Generator, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """One scene: the image (64, 64) and the class of every pixel (64, 64)."""
     images, values = digits(split)
     slope_y, slope_x = rng.uniform(-0.3, 0.3, 2)
     across = np.linspace(-1, 1, SIZE)
     image = rng.uniform(0, 0.4) + slope_y * across[:, None] + slope_x * across
-    classes = np.zeros((SIZE, SIZE), np.uint8)
+    classes = np.zeros((SIZE, SIZE), np.int64)
     for _ in range(rng.integers(8, 13)):
         which, size = rng.integers(len(values)), rng.integers(18, 27)
         top, left = rng.integers(0, SIZE - size + 1, 2)
@@ -67,7 +67,7 @@ class Scenes:
     size: int
     seed: int = 0
 
-    def batch(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def batch(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Batch `number`: images (size, 64, 64) and classes (size, 64, 64)."""
         rng = np.random.default_rng([self.seed, number])
         images, classes = zip(*(scene(rng, self.split) for _ in range(self.size)), strict=True)

@@ -36,8 +36,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NAN, INF = math.nan, math.inf
 TINY = 2.0**-126  # the smallest normal float32
-EXP_BOUND = 2.0**-27.87  # of the relative errors; over all k and q the largest are 4.07e-9 and 3.96e-9
-LOG1P_BOUND = 2.0**-27.91
+EXP_BOUND = 2.0**-27.8  # of the relative errors; over all k and q the largest are 2^-27.87 and 2^-27.91
+LOG1P_BOUND = 2.0**-27.9
 ULP = 2.0**-23  # of float32, at 1
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -210,8 +210,9 @@ def test_asum_where_it_rounds() -> None:
 
 def test_asum_of_what_is_not_finite() -> None:
     assert math.isnan(asum([1.0, INF, NAN]))
-    assert asum([1.0, -INF]) == INF
-    assert asum([INF, -INF]) == INF
+    assert asum([1.0, -INF]) == asum([-INF], [-INF, 1e308]) == -INF
+    assert asum([1.0, INF]) == asum([INF], [INF, -1e308]) == INF
+    assert math.isnan(asum([INF, 1.0], [-INF]))
 
 
 kept_by_the_limbs = st.builds(math.ldexp, st.integers(-(2**53), 2**53), st.integers(-160, 128 - 54))
@@ -276,6 +277,7 @@ def test_exp_star_at_its_ends() -> None:
     assert exp_star(-2861843 * 2.0**-15) > TINY
     for d in (-2861844 * 2.0**-15, -88.0, -88.5, -1e300, -INF):
         assert exp_star(d) == 0
+    assert math.isnan(exp_star(NAN))
 
 
 @pytest.mark.parametrize("k", [-1, -9973, -921906, -1804484, -2036653, -2861843])
@@ -353,6 +355,46 @@ def test_cross_entropy_of_a_confident_prediction_keeps_its_digits(gap: float) ->
     found = evaluate(CrossEntropy(), f32([[gap, 0.0]]), np.array([0]))
     assert found.loss == close(value, rel=ULP / 2 * 1.2)
     assert found.gradient[0, 1] == close(-math.expm1(-value), rel=ULP)
+
+
+def gradients_before_rounding(spec: Any, x: list[float], t: list[float]) -> list[float]:
+    """The term's gradient at one position, for the coefficient 1."""
+    batch = definition._Batch(shape=(1,), channels=len(x), x=[x], t=[t], valid=[True])
+    return definition.TERMS[type(spec).__name__](spec, batch).gradient([1.0])[0]
+
+
+@pytest.mark.parametrize("gap", [20.0, 30.0, 40.0, 80.0])
+def test_cross_entropy_gradients_of_a_confident_prediction_keep_their_digits(gap: float) -> None:
+    small = math.exp(-gap) / (1 + math.exp(-gap))
+    for row, where in (([gap, 0.0], 0), ([0.0, gap], 1)):
+        label = [0.0, 0.0]
+        label[where] = 1.0
+        found = gradients_before_rounding(CrossEntropy(), row, label)
+        assert found == [close(-small if c == where else small, rel=1e-8) for c in range(2)]
+        rounded_ = evaluate(CrossEntropy(), f32([row]), np.array([where])).gradient[0].tolist()
+        assert rounded_ == [close(v, rel=2.0**-24) for v in found]
+    # the label is not the largest logit: 1 - p comes from the other branch
+    assert gradients_before_rounding(CrossEntropy(), [gap, 0.0], [0.0, 1.0]) == [
+        close(1 - small, rel=1e-8),
+        close(small - 1, rel=1e-8),
+    ]
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_cross_entropy_gradients_beside_tied_logits_and_weights(label: int) -> None:
+    row, weights = [20.0, 20.0, -5.0], (0.5, 2.0, 3.0)
+    u = [weights[c] if c == label else 0.0 for c in range(3)]
+    _, expected = decimal_cross_entropy(f32(row), f32(u))
+    found = gradients_before_rounding(
+        CrossEntropy(class_weights=weights), row, [float(c == label) for c in range(3)]
+    )
+    assert found == [close(v, rel=1e-8) for v in expected]
+
+
+def test_cross_entropy_of_a_negative_target_at_probability_zero_is_minus_infinity() -> None:
+    x = f32([[0, -INF, -INF]])
+    assert evaluate(CrossEntropy(), x, f32([[1, -1, 0]])).loss == -INF
+    assert np.isnan(evaluate(CrossEntropy(), x, f32([[1, -1, 1]])).loss)
 
 
 def test_cross_entropy_with_weights_and_smoothing() -> None:
@@ -492,6 +534,14 @@ def test_boundary_is_its_matrix_and_its_gradient_the_transpose(
     assert_same_bits(found.gradient, gradient.reshape(x.shape).astype(np.float32))
     per_position = evaluate(spec, x.astype(np.float32), t, reduction="none").loss
     assert_same_bits(per_position, ((response**2).sum(-1) / 2).reshape(s.shape).astype(np.float32))
+    # for "none", the stencil's transpose spreads the upstream gradient, too
+    h = draw.integers(-3, 4, s.shape)
+    spread = np.einsum("ij,bic->bjc", matrix, h.reshape(batch, n, 1) * flat * response)
+    found = evaluate(spec, x.astype(np.float32), t, sample_weight=s, reduction="none", upstream=f32(h))
+    assert_same_bits(found.gradient, spread.reshape(x.shape).astype(np.float32))
+    spread = np.einsum("ij,bic->bjc", matrix, h.reshape(batch, n, 1) * response)
+    found = evaluate(spec, x.astype(np.float32), t, reduction="none", upstream=f32(h))
+    assert_same_bits(found.gradient, spread.reshape(x.shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("spatial", [(5,), (4, 3), (2, 3, 2)], ids=str)
@@ -511,6 +561,49 @@ def test_boundary_on_probabilities_is_the_chain_rule(
     back = 2 * np.einsum("ij,bic->bjc", matrix, response) / 3 / (2 * n)
     expected = (p * (back - (p * back).sum(-1, keepdims=True))).reshape(x.shape)
     np.testing.assert_allclose(found.gradient, expected, rtol=0, atol=2 * ULP * abs(expected).max())
+    # for "none", row by row: the Jacobian of the map, transposed, times the upstream gradient
+    h = random(3).standard_normal(labels.shape).astype(np.float32)
+    found = evaluate(
+        Boundary(on="probabilities", kernel=kernel, padding=padding), x, labels, reduction="none", upstream=h
+    )
+    expected = np.zeros_like(p)
+    for b, i in product(range(2), range(n)):
+        of_p = 2 / 3 * matrix[i][:, None] * response[b, i]  # of the map at (b, i): j by class
+        jacobian = p[b] * (of_p - (p[b] * of_p).sum(-1, keepdims=True))
+        expected[b] += jacobian * h.reshape(2, n)[b, i]
+    expected = expected.reshape(x.shape)
+    np.testing.assert_allclose(found.gradient, expected, rtol=0, atol=2 * ULP * abs(expected).max())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_boundary_on_probabilities_has_no_gradient_where_nothing_touches_a_nan(
+    padding: Any, reduction: Any
+) -> None:
+    x, labels = logits(3, 4, 3), random(1).integers(0, 3, (3, 4))
+    x[0], x[1, 0] = NAN, NAN
+    s = f32([[0] * 4, [0, 0, 1, 2], [1] * 4])
+    spec = Boundary(on="probabilities", padding=padding)
+    found = evaluate(spec, x, labels, sample_weight=s, reduction=reduction)
+    # in the sample of weight 0 nothing touches any position; in the second nothing touches its NaN
+    assert not bits_of(found.gradient[0]).any()
+    assert not bits_of(found.gradient[1, 0]).any()
+    assert np.isfinite(found.loss).all() and np.isfinite(found.gradient).all()
+    assert found.gradient[1, 1:].all() and found.gradient[2].all()
+    # but a counting neighbour sees a NaN of weight 0: that is no mask
+    s[1, 1] = 1
+    found = evaluate(spec, x, labels, sample_weight=s, reduction=reduction)
+    assert np.isnan(found.gradient[1, :3]).all() and np.isfinite(found.gradient[[0, 2]]).all()
+    if reduction == "none":
+        np.testing.assert_array_equal(np.isnan(found.loss[1]), [False, True, False, False])
+    else:
+        assert np.isnan(found.loss)
+
+
+def test_boundary_on_probabilities_has_a_gradient_at_whatever_a_coefficient_reaches() -> None:
+    # the position's own coefficient is 0, its neighbours' are not
+    x, labels, s = logits(1, 3, 2), np.array([[0, 1, 1]]), f32([[1, 0, 1]])
+    assert evaluate(Boundary(on="probabilities"), x, labels, sample_weight=s).gradient[0, 1].all()
 
 
 @pytest.mark.parametrize("on", ["logits", "probabilities"])
@@ -578,6 +671,7 @@ def test_boundary_subtracts_its_offsets_in_order(
     shape, zero = (1, *(3,) * axes, 1), np.zeros((1, *(3,) * axes, 1), np.float32)
     x = put(np.zeros((3,) * axes, np.float32), 0.5, len(order) * 0.5, tiny, 1).reshape(shape)
     assert evaluate(Boundary(kernel=kernel), x, zero, reduction="none").loss[0, *centre] == tiny * tiny
+    assert evaluate(Boundary(kernel=kernel), zero, x, reduction="none").loss[0, *centre] == tiny * tiny
 
     # The gradient gathers from the other side: sample weights make Y such a field.
     u = random(1).integers(1, 99, (3,) * axes)
@@ -673,30 +767,54 @@ def test_a_weight_of_zero_silences_nan(spec: dualloss.Spec) -> None:
         assert np.isfinite(found.gradient).all() and not found.gradient[1].any()
 
 
-def test_sums_of_terms_weigh_their_rounded_values() -> None:
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_weight_of_zero_silences_a_coefficient_that_is_no_number(reduction: Any) -> None:
+    # the NaN target at the first position makes the normaliser NaN
+    x, t, spec = logits(2, 2), f32([[NAN, 0], [1, 0]]), CrossEntropy(class_weights=(1, 2))
+    found = evaluate(spec, x, t, sample_weight=f32([0, 1]), reduction=reduction)
+    assert not bits_of(found.gradient[0]).any()
+    assert np.isnan(found.gradient[1]).all() == (reduction == "mean")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_sums_of_terms_weigh_the_values_that_the_terms_report(reduction: Any) -> None:
     x, labels = logits(2, 4, 3, 3), random(1).integers(0, 3, (2, 4, 3))
     terms = [CrossEntropy(), Boundary(), Boundary(on="probabilities"), Huber()]
     weights = [1.0, 0.5, -0.3, 2.0]
     spec = sum(w * term for w, term in zip(weights, terms, strict=True))
     assert isinstance(spec, dualloss.Spec)
-    found = evaluate(spec, x, labels)
-    alone = [evaluate(term, x, labels) for term in terms]
+    found = evaluate(spec, x, labels, reduction=reduction)
+    alone = [evaluate(term, x, labels, reduction=reduction) for term in terms]
     assert list(found.terms) == ["cross_entropy", "boundary", "boundary_2", "huber"]
     for value, one in zip(found.terms.values(), alone, strict=True):
-        assert_same_bits(value, one.loss)
-    products = [float(np.float32(w)) * float(one.loss) for w, one in zip(weights, alone, strict=True)]
-    assert found.loss == np.float32(math.fsum(products))
+        (itself,) = one.terms.values()
+        assert_same_bits(value, itself)
+        assert_same_bits(itself, one.loss)
+    products = [float(np.float32(w)) * one.loss.astype(float) for w, one in zip(weights, alone, strict=True)]
+    np.testing.assert_allclose(found.loss, sum(products), rtol=8 * ULP)
     expected = sum(w * one.gradient.astype(float) for w, one in zip(weights, alone, strict=True))
     np.testing.assert_allclose(found.gradient, expected, rtol=0, atol=4 * ULP * abs(found.gradient).max())
 
 
 def test_a_term_of_weight_zero_is_left_out() -> None:
     x, labels = logits(1, 3, 2), np.array([[0, 1, 1]])
-    x[0, 1] = INF  # the boundary would be NaN
-    spec = Huber() + 0.0 * Boundary()
-    assert_same_bits(evaluate(spec, x, labels).gradient, evaluate(Huber(), x, labels).gradient)
-    assert list(evaluate(spec, x, labels).terms) == ["huber"]
-    assert evaluate(0.0 * Boundary(), x, labels).loss == 0
+    x[0, 1, 1] = INF  # the boundary is NaN
+    for reduction in ("mean", "sum", "none"):
+        alone = evaluate(Huber(), x, labels, reduction=reduction)
+        boundary = evaluate(Boundary(), x, labels, reduction=reduction)
+        assert np.isnan(boundary.loss).any() and np.isnan(boundary.gradient).any()
+        for spec in (Huber() + 0.0 * Boundary(), 0.0 * Boundary() + Huber()):
+            found = evaluate(spec, x, labels, reduction=reduction)
+            assert_same_bits(found.loss, alone.loss)
+            assert_same_bits(found.gradient, alone.gradient)
+            # its own value is reported
+            assert list(found.terms) == list(spec.names)
+            assert_same_bits(found.terms["huber"], alone.loss)
+            assert_same_bits(found.terms["boundary"], boundary.loss)
+        nothing = evaluate(0.0 * Boundary(), x, labels, reduction=reduction)
+        assert_same_bits(nothing.loss, np.zeros_like(boundary.loss))
+        assert_same_bits(nothing.gradient, np.zeros_like(x))
+        assert_same_bits(nothing.terms["boundary"], boundary.loss)
 
 
 def test_the_loss_does_not_see_the_order_of_positions() -> None:
@@ -715,8 +833,29 @@ def test_the_upstream_gradient_scales() -> None:
     rows = evaluate(CrossEntropy(), x, labels, reduction="none").gradient
     mapped = evaluate(CrossEntropy(), x, labels, reduction="none", upstream=each).gradient
     np.testing.assert_array_equal(mapped, rows * each[:, None])
+    single = evaluate(CrossEntropy(), x, labels, reduction="none", upstream=0.3).gradient
+    assert_same_bits(
+        single, evaluate(CrossEntropy(), x, labels, reduction="none", upstream=f32([0.3] * 5)).gradient
+    )
     with pytest.raises(ValueError, match="upstream has shape"):
         evaluate(CrossEntropy(), x, labels, upstream=each)
+
+
+def test_an_upstream_of_zero_silences_a_position_of_the_map_only() -> None:
+    x, labels = logits(3, 2), np.array([0, 1, 1])
+    x[1] = NAN
+    for s in (None, f32([1, 2, 3])):
+        found = evaluate(
+            CrossEntropy(), x, labels, reduction="none", upstream=f32([1, 0, 2]), sample_weight=s
+        )
+        assert not bits_of(found.gradient[1]).any() and found.gradient[[0, 2]].all()
+    assert np.isnan(evaluate(CrossEntropy(), x, labels, upstream=0.0).gradient[1]).all()
+    # it also stops what the map's infinite coefficient would make NaN
+    found = evaluate(
+        MeanSquaredError(), f32([1, 1]), f32([0, 0]), sample_weight=f32([INF, INF]), reduction="none",
+        upstream=f32([0, 1]),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.gradient, [0, INF])
 
 
 # Roundings that show ----------------------------------------------------------------------------------------
@@ -753,11 +892,41 @@ def test_a_mean_over_channels_multiplies_by_a_float64() -> None:
         assert evaluate(MeanSquaredError(), x, x * 0).loss == np.float32(float(x[0, 0]) ** 2 / 3)
 
 
-def test_terms_are_rounded_to_float32_before_they_are_weighed() -> None:
+def test_the_upstream_joins_the_coefficient_of_a_map_in_one_rounding() -> None:
+    x, t = f32([[0.5, 0.5]] * 40), np.zeros((40, 2), np.float32)  # 2 d = 1: the gradient is the coefficient
+    s, h = (random(seed).random(40).astype(np.float32) for seed in (0, 1))
+    a = np.float64(np.float32(np.float64(np.float32(0.1)) * 0.5))
+    options: dict[str, Any] = {"reduction": "none", "upstream": h}
+    found = evaluate(0.1 * MeanSquaredError(), x, t, sample_weight=s, **options).gradient
+    once = (a * s * h).astype(np.float32)
+    assert_same_bits(found, once[:, None].repeat(2, 1))
+    assert (once != (a * s).astype(np.float32) * h).any() and (once != a.astype(np.float32) * (s * h)).any()
+    # and the gradient is not rounded again by a product with h
+    x = logits(40, 2)
+    found = evaluate(0.1 * MeanSquaredError(), x, t, **options).gradient
+    assert_same_bits(found, (a * h).astype(np.float32)[:, None] * (2 * x))
+    after = h[:, None] * evaluate(0.1 * MeanSquaredError(), x, t, reduction="none").gradient
+    assert (found != after).any()
+
+
+def test_terms_are_not_rounded_before_they_are_weighed() -> None:
+    seen = 0
     for n in range(1, 60):
         x = f32([1] + [0] * (n - 1))
         found = evaluate(3 * MeanSquaredError(), x, x * 0)
-        assert found.loss == np.float32(1 / n) * np.float32(3)
+        assert found.loss == np.float32(chop(3 * (1 / n)))
+        assert_same_bits(found.terms["mean_squared_error"], np.float32(1 / n))
+        seen += bool(found.loss != np.float32(1 / n) * np.float32(3))
+    assert seen
+
+
+def test_the_values_of_a_map_are_not_rounded_before_they_are_weighed() -> None:
+    x = f32([math.sqrt(v) for v in range(60)])
+    squares = x.astype(float) ** 2
+    found = evaluate(3 * MeanSquaredError(), x, x * 0, reduction="none")
+    assert_same_bits(found.loss, np.array([chop(3 * v) for v in squares], np.float32))
+    assert_same_bits(found.terms["mean_squared_error"], squares.astype(np.float32))
+    assert (found.loss != np.float32(3) * squares.astype(np.float32)).any()
 
 
 def test_sums_over_terms_keep_48_bits() -> None:
@@ -769,10 +938,46 @@ def test_sums_over_terms_keep_48_bits() -> None:
             assert found.gradient[0] == 2 * left
 
 
-def test_boundary_keeps_48_bits_of_the_difference() -> None:
+def test_boundary_takes_the_difference_of_two_responses() -> None:
+    # the difference at the centre, 0.75 * 2^-48 - 1, would not keep these bits
     x = f32([0, 0.75 * 2.0**-48, 0]).reshape(1, 3, 1)
-    found = evaluate(Boundary(padding="replicate"), x, np.ones((1, 3, 1), int), reduction="none")
-    assert found.loss[0, 1] == (2 * 2.0**-48) ** 2
+    for low in (x, -x):
+        found = evaluate(Boundary(padding="replicate"), low, np.ones((1, 3, 1), int), reduction="none")
+        assert found.loss[0, 1] == (1.5 * 2.0**-48) ** 2
+
+
+def one_position(row: list[float], t: Any) -> Any:
+    """What Boundary(on="probabilities") makes of a single position with zeros around it."""
+    x = f32(row).reshape(1, 1, -1)
+    return evaluate(Boundary(on="probabilities"), x, f32(t).reshape(x.shape), reduction="sum")
+
+
+def test_boundary_keeps_48_bits_of_the_probabilities() -> None:
+    seen = 0
+    for classes in range(2, 12):
+        p, k = 1 / classes, 2  # without neighbours, D = 2 q - 2 t
+        t = [float(np.float32(p))] * classes
+        if t[0] == p:
+            continue
+        found = one_position([0] * classes, t).loss
+        chopped, plain = ((k * q - k * t[0]) ** 2 for q in (chop(p), p))
+        assert found == close(chopped, rel=ULP)
+        seen += abs(chopped - plain) > 2 * ULP * plain
+    assert seen
+
+
+def test_boundary_takes_its_gradient_through_the_chopped_probabilities() -> None:
+    seen = 0
+    for classes in (3, 5, 6, 7, 9, 10, 11):
+
+        def gradient(q: float, c: float = float(np.float32(1 / classes)), classes: int = classes) -> float:
+            g = 2 * chop(c * (2 * (2 * chop(1 / classes))))
+            return chop(q * (g - asum([q * g] * classes)))
+
+        found = one_position([0] * classes, [0] * classes).gradient
+        assert (found == np.float32(gradient(chop(1 / classes)))).all()
+        seen += bool((found != np.float32(gradient(1 / classes))).all())
+    assert seen
 
 
 def test_binary_cross_entropy_chops_the_two_sides_of_its_gradient() -> None:
@@ -829,6 +1034,39 @@ def test_a_label_out_of_range_is_an_error_or_nan() -> None:
     assert np.isnan(evaluate(CrossEntropy(ignore_index=-100), x, labels, labels="nan").loss)
 
 
+def test_labels_are_checked_at_valid_positions_only() -> None:
+    x, labels = logits(2, 3, 4), np.array([[0, 1, 2], [3, 4, -100]])
+    mask = (labels >= 0) & (labels < 4)
+    for spec in (CrossEntropy(), CrossEntropy(class_weights=(1, 2, 3, 4)), Boundary()):
+        masked = evaluate(spec, x, labels, sample_weight=mask)
+        ignored = evaluate(spec, x, np.where(mask, labels, 0), sample_weight=mask)
+        assert_same_bits(masked.loss, ignored.loss)
+        assert_same_bits(masked.gradient, ignored.gradient)
+    with pytest.raises(ValueError, match="label 4"):  # a weight of 0 is no mask
+        evaluate(CrossEntropy(), x, labels, sample_weight=mask.astype(np.float32))
+
+
+def test_a_label_that_is_nan_reaches_whatever_looks_at_it() -> None:
+    x, labels = logits(1, 5, 2), np.array([[0, 1, 7, 0, 1]])
+    found = evaluate(Boundary(), x, labels, labels="nan", reduction="none")
+    np.testing.assert_array_equal(np.isnan(found.loss[0]), [False, True, True, True, False])
+    assert np.isnan(found.gradient).all()
+    spec = CrossEntropy(class_weights=(1, 2))  # the mean divides by the weight of every target
+    assert np.isnan(evaluate(spec, x, labels, labels="nan").gradient).all()
+
+
+def test_class_indices_for_one_channel_need_a_term_about_classes() -> None:
+    x, labels = logits(2, 3, 1), np.zeros((2, 3), int)
+    for spec in (BinaryCrossEntropy(), MeanSquaredError() + Huber(), Boundary()):
+        with pytest.raises(ValueError, match="one channel"):
+            evaluate(spec, x, labels)
+        one_hot = evaluate(CrossEntropy() + spec, x, labels[..., None] + 1)
+        found = evaluate(CrossEntropy() + spec, x, labels)
+        assert_same_bits(found.loss, one_hot.loss)
+        assert_same_bits(found.gradient, one_hot.gradient)
+        assert evaluate(spec, x, labels[..., None]).loss > 0  # dense targets are fine
+
+
 def test_labels_may_be_floats_and_one_hot_rows_are_the_same() -> None:
     x, labels = logits(6, 3), np.array([0, 1, 2, 2, 1, 0])
     one_hot = np.eye(3)[labels]
@@ -874,10 +1112,14 @@ def test_the_channel_axis_is_where_one_says() -> None:
 def test_what_the_page_gives_no_meaning_is_an_error() -> None:
     x, labels = logits(4, 3), np.array([0, 1, 2, 0])
     for wrong in (x.astype(np.float64), x.astype(np.int32)):
-        with pytest.raises((TypeError, ValueError), match="dtype"):
+        with pytest.raises(TypeError, match="x has dtype"):
             evaluate(CrossEntropy(), wrong, labels)
     with pytest.raises(TypeError, match="target has dtype float64"):
         evaluate(CrossEntropy(), x, x.astype(np.float64))
+    with pytest.raises(TypeError, match="sample_weight has dtype float64"):
+        evaluate(CrossEntropy(), x, labels, sample_weight=np.ones(4))
+    with pytest.raises(ValueError, match="at most 8388608"):
+        evaluate(CrossEntropy(), np.zeros((1, 2**23 + 1), np.float32), labels[:1])
     with pytest.raises(ValueError, match="target has shape"):
         evaluate(CrossEntropy(), x, labels[:3])
     with pytest.raises(ValueError, match="sample_weight has shape"):

@@ -418,9 +418,12 @@ def test_ulp_error() -> None:
 def test_scaled_ulp_error() -> None:
     """In units of the largest element; NaN and infinities in their places."""
     assert scaled_ulp_error([1.0, 2.0**-23], [1.0, 0.0]) == 1
+    assert scaled_ulp_error([2.0**-23], [0.0], at_least=1.0) == 1
     assert scaled_ulp_error([math.nan, 1.0], [math.nan, 1.0]) == 0
     assert scaled_ulp_error([math.inf], [math.inf]) == 0
     assert scaled_ulp_error([], []) == 0
     for wrong in ([math.nan, 1.0], [0.0, math.nan], [math.inf, 1.0]):
         assert scaled_ulp_error(wrong, [0.0, 1.0]) == math.inf
     assert scaled_ulp_error([0.0, 1.0], [math.nan, 1.0]) == math.inf
+    with pytest.raises(ValueError, match=r"got has shape \(2,\)"):
+        scaled_ulp_error([0.0, 1.0], [[0.0, 1.0]])

@@ -18,7 +18,7 @@ def _smoothed(t: Array, smoothing: float, shares: int) -> Array:
 
 @implements(CrossEntropy)
 def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
-    """``-sum_c w_c t'_c log p_c``, gradient ``p sum_c(w_c t'_c) - w t'``."""
+    """``-sum_c w_c t'_c log p_c``, gradient ``p sum_c(w_c t'_c) - w t'`` without cancellation."""
     ops, axis, soft = inputs.ops, inputs.axis, inputs.softmax
     u = _smoothed(inputs.t, term.label_smoothing, inputs.channels)
     normaliser: Any = "all" if term.normalizer == "all" else "count"
@@ -34,7 +34,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
     mass = sums.channel_sum(ops, [u], axis)
 
     def gradient(c: Array) -> Array:
-        return scaled(ops, c, functions.times(ops, soft.p, mass) - u)
+        return scaled(ops, c, functions.times(ops, soft.p, mass - u) - functions.times(ops, u, soft.rest))
 
     return Result(value, inputs.valid, normaliser, 1.0, gradient)
 

@@ -19,13 +19,14 @@ class Evaluation:
         loss: float32, a scalar, or for ``"none"`` the map with the channel axis kept at length 1.
         terms: float32 of shape (K,), each term's value before its weight; for ``"none"`` (K, *map).
         sums: int64 (K, 2, STATE): the sums of values and of normalisers, which add over parts of a batch.
-        gradient: float32, of the input's shape, for an upstream gradient of 1. Computed when called.
+        gradient: float32, of the input's shape, computed when called; its argument is the upstream gradient per
+            position (float64, for ``"none"``), or None for 1.
     """
 
     loss: Array
     terms: Array
     sums: Array
-    gradient: Callable[[], Array]
+    gradient: Callable[[Array | None], Array]
 
 
 def targets(
@@ -73,14 +74,19 @@ def evaluate(
     else:
         reduced, loss = _reduced(ops, weights, sizes, scales)
 
-    def gradient() -> Array:
+    def gradient(upstream: Array | None) -> Array:
         parts = []
+        factors = [f for f in (weight, upstream) if f is not None]
         for k, (w, result) in enumerate(zip(weights, results, strict=True)):
             if w == 0.0:
                 continue
             c = ops.float32(scales[k] * w * result.share)
-            if weight is not None:
-                c = ops.float32(c * weight)
+            if factors:
+                for factor in factors:
+                    c = c * factor
+                c = ops.float32(c)
+                for factor in factors:
+                    c = ops.where(factor == 0.0, 0.0, c)
             if result.counts is not None:
                 c = ops.where(result.counts, c, 0.0)
             parts.append(result.gradient(c))
@@ -95,12 +101,13 @@ def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str) -> tuple[Arra
     weights = [float32(w) for w, _ in spec.parts]
     sizes = sums.to_float(ops, states)
     reduced, loss = _reduced(ops, weights, sizes, _scales(ops, sizes, reduction))
-    return loss, ops.store(ops.stack(reduced, 0), "float32")
+    return loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32")
 
 
-def backward(ops: Ops, upstream: Array, gradient: Array, dtype: str) -> Array:
-    """The input's gradient from the one for an upstream gradient of 1; ``upstream`` broadcasts."""
-    return functions.to_dtype(ops, functions.load(ops, upstream) * functions.load(ops, gradient), dtype)
+def backward(ops: Ops, upstream: Array | None, gradient: Array, dtype: str) -> Array:
+    """The input's gradient, from the float32 one; ``upstream`` is a scalar, or None where it is in it already."""
+    g = functions.load(ops, gradient)
+    return functions.to_dtype(ops, g if upstream is None else functions.load(ops, upstream) * g, dtype)
 
 
 def _weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
@@ -135,7 +142,7 @@ def _scales(ops: Ops, sizes: Array, reduction: str) -> Array:
 
 
 def _reduced(ops: Ops, weights: Sequence[float], sizes: Array, scales: Array) -> tuple[list[Array], Array]:
-    totals = ops.float32(sizes[:, 0] * scales)
+    totals = sizes[:, 0] * scales
     reduced = [totals[k] for k in range(len(weights))]
     return reduced, ops.store(_combined(ops, weights, reduced), "float32")
 

@@ -95,8 +95,8 @@ def lay_out(
             f"{names.input} has shape {_show(given)}, expected a known length of its channel axis {axis}"
         )
     positions = shape[:axis] + shape[axis + 1 :]
-    if not 0 < channels < 2**24:
-        raise ValueError(f"{names.input} has {channels} channels (axis {axis}), expected 1 to {2**24 - 1}")
+    if not 0 < channels <= 2**23:
+        raise ValueError(f"{names.input} has {channels} channels (axis {axis}), expected 1 to {2**23}")
     wanted = tuple(target)
     labels = not _fits(wanted, given)
     if labels and (len(given) == 1 or not _fits(wanted, positions)):
@@ -111,6 +111,11 @@ def lay_out(
             f"{spec.ignore_index} has no meaning; expected {_show(positions)} class indices, or a boolean "
             f"{names.weight} in place of ignore_index"
         )
+    if labels and channels == 1 and not any(term.about_classes for _, term in spec.parts):
+        raise ValueError(
+            f"{names.target} has shape {_show(wanted)}, that of class indices, but {names.input} {_show(given)} has one "
+            f"channel; expected dense targets of shape {_show(given)} (an index into one channel could only be 0)"
+        )
     per_sample = False
     if weight is not None:
         given_weight = tuple(weight)
@@ -124,7 +129,7 @@ def lay_out(
             )
     layout = Layout(len(shape), axis, channels, labels, per_sample)
     for _, term in spec.parts:
-        term.check_layout(channels=channels, spatial=len(layout.spatial), labels=labels)
+        term.check_layout(channels=channels, spatial=len(layout.spatial))
     return layout
 
 

@@ -19,12 +19,14 @@ class NumpyOps:
         return np.asarray(x).astype(np.float64)
 
     def store(self, v: Array, dtype: str) -> Array:
-        v = np.where(np.isnan(v), np.nan, v)
         if dtype == "bfloat16":
             import ml_dtypes
 
-            return v.astype(np.float32).astype(ml_dtypes.bfloat16)
-        return v.astype(_DTYPES[dtype])
+            kind: Any = ml_dtypes.bfloat16
+        else:
+            kind = _DTYPES[dtype]
+        narrow = v.astype(np.float32).astype(kind)
+        return np.where(np.isnan(v), np.array(np.nan, kind), narrow)
 
     def float32(self, v: Array) -> Array:
         return np.where(np.abs(v) < 2.0**-126, 0.0, v).astype(np.float32).astype(np.float64)

@@ -73,14 +73,14 @@ def loss_and_gradient(
     if s is not None:
         check_dtype("sample_weight", s, False)
     with np.errstate(all="ignore"):
+        mask, weight = _weights(s, layout, x.shape)
         if layout.labels:
             t = t.astype(np.int64)
             if check_labels:
-                _check_labels(t, layout, spec.ignore_index)
+                _check_labels(t, layout, spec.ignore_index, None if mask is None else mask.squeeze(layout.axis))
             t = np.expand_dims(t, layout.axis)
         elif t.dtype.kind in "iub":
             t = t.astype(np.float32)
-        mask, weight = _weights(s, layout, x.shape)
         shaped = x.reshape(-1, 1) if x.ndim == 1 else x
         dense, valid = engine.targets(
             _OPS, t.reshape(-1, 1) if t.ndim == 1 and x.ndim == 1 else t, layout.labels, layout.channels, layout.axis,
@@ -88,12 +88,13 @@ def loss_and_gradient(
         )  # fmt: skip
         inputs = Inputs(_OPS, engine.functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial)
         result = engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
-        up = np.asarray(upstream, np.float32)
-        loss, terms = result.loss, result.terms
+        up: Any = np.asarray(upstream, np.float32)
+        loss, terms, spread = result.loss, result.terms, None
         if reduction == "none":
-            up = np.expand_dims(np.broadcast_to(up, np.squeeze(loss, layout.axis).shape), layout.axis)
             loss, terms = np.squeeze(loss, layout.axis), np.squeeze(terms, layout.axis + 1)
-        gradient = engine.backward(_OPS, up, result.gradient(), x.dtype.name).reshape(x.shape)
+            spread = engine.functions.load(_OPS, np.expand_dims(np.broadcast_to(up, loss.shape), layout.axis))
+            up = None
+        gradient = engine.backward(_OPS, up, result.gradient(spread), x.dtype.name).reshape(x.shape)
     return Output(loss, gradient, dict(zip(spec.names, terms, strict=True)), result.sums)
 
 
@@ -105,10 +106,12 @@ def check_dtype(name: str, array: Any, labels: bool) -> None:
         raise TypeError(f"{name} has dtype {array.dtype}, expected one of {', '.join(_DTYPES)}, integers or booleans")
 
 
-def _check_labels(t: Any, layout: Layout, ignore: int | None) -> None:
+def _check_labels(t: Any, layout: Layout, ignore: int | None, mask: Any) -> None:
     wrong = (t < 0) | (t >= layout.channels)
     if ignore is not None:
         wrong &= t != ignore
+    if mask is not None:
+        wrong &= mask
     if wrong.any():
         where = np.argwhere(wrong)[0]
         raise label_error(t[tuple(where)], where.tolist(), layout.channels, ignore, Names())

@@ -13,8 +13,12 @@ def boundary(term: Boundary, inputs: Inputs) -> Result:
     """``(K q - K t)^2``, the mean over channels; ``q`` the input or its softmax."""
     ops, axes, axis = inputs.ops, inputs.spatial, inputs.axis
     share = 1 / inputs.channels
-    q = inputs.x if term.on == "logits" else inputs.softmax.p
-    difference = stencil.laplacian(ops, functions.chop(ops, q - inputs.t), axes, term.kernel, term.padding)
+    q = inputs.x if term.on == "logits" else functions.chop(ops, inputs.softmax.p)
+
+    def edges(v: Array) -> Array:
+        return stencil.laplacian(ops, v, axes, term.kernel, term.padding)
+
+    difference = edges(q) - edges(inputs.t)
     value = functions.times(ops, sums.channel_sum(ops, [difference * difference], axis), share)
     counts = None if inputs.valid is None else stencil.erode(ops, inputs.valid, axes, term.kernel)
 
@@ -23,7 +27,8 @@ def boundary(term: Boundary, inputs: Inputs) -> Result:
         g = stencil.laplacian_adjoint(ops, y, axes, term.kernel, term.padding)
         if term.on == "logits":
             return g
-        p = q if inputs.valid is None else ops.where(inputs.valid, q, 0.0)
-        return functions.times(ops, p, g - sums.channel_sum(ops, [p * g], axis))
+        untouched = ops.isum(ops.where(g == 0.0, 0.0, 1.0), axis) == 0.0
+        through = functions.times(ops, q, g - sums.channel_sum(ops, [q * g], axis))
+        return ops.where(untouched, 0.0, through)
 
     return Result(value, counts, "count", share, gradient)

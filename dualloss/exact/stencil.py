@@ -34,7 +34,7 @@ def neighbour_adjoint(ops: Ops, v: Array, axes: Sequence[int], offset: Offset, p
 
 
 def laplacian(ops: Ops, v: Array, axes: Sequence[int], kernel: str, padding: str) -> Array:
-    """Minus the Laplacian. ``v`` has at most 48 bits, so the first product is exact."""
+    """Minus the Laplacian. ``v`` has at most 48 bits, so the product is exact."""
     around = offsets(kernel, len(axes))
     result = v * float(len(around))
     for offset in around:

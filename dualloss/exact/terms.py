@@ -51,10 +51,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Softmax:
-    """Section 3.1: ``d = x - max x``, the probabilities, and ``log sum exp d``."""
+    """Section 3.1: ``d = x - max x``, the probabilities, ``1 - p`` without cancellation, and ``log sum exp d``."""
 
     d: Array
     p: Array
+    rest: Array
     log_sum: Array
 
     @staticmethod
@@ -66,8 +67,9 @@ class Softmax:
         top = d == 0.0
         others = sums.channel_sum(ops, [ops.where(top, 0.0, e)], axis)
         tops = ops.isum(ops.where(top, 1.0, 0.0), axis)
-        log_sum = functions.log1p(ops, others + (tops - 1.0))
-        return Softmax(d, e / (others + tops), log_sum)
+        all_but_one, total = others + (tops - 1.0), others + tops
+        rest = ops.where(top, all_but_one, total - e) / total
+        return Softmax(d, e / total, rest, functions.log1p(ops, all_but_one))
 
 
 @dataclass(frozen=True)

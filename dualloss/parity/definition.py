@@ -130,6 +130,8 @@ def _log1p_kept(q: float) -> float:
 
 def exp_star(d: float) -> float:
     """exp(d) for d <= 0."""
+    if math.isnan(d):
+        return NAN
     z = d if d >= -88 else -88.0
     y = z * 2.0**15
     k = round(y)
@@ -152,11 +154,12 @@ def log1p_star(s: float) -> float:
 def asum(*lists: Sequence[float]) -> float:
     """The sum along the channels of one position."""
     terms = [v for one in lists for v in one]
-    if any(math.isnan(v) for v in terms):
+    infinities = {v for v in terms if math.isinf(v)}
+    if any(math.isnan(v) for v in terms) or len(infinities) == 2:
         return NAN
+    if infinities:
+        return infinities.pop()
     largest = max(abs(v) for v in terms)
-    if math.isinf(largest):
-        return INF
     b = len(terms).bit_length()
     e = -600 if largest == 0 else max(floor_log2(Fraction(largest)), -600)
     return sum(round(v * 2.0 ** (51 - b - e)) for v in terms) * 2.0 ** (e - 51 + b)
@@ -179,6 +182,9 @@ def exact_sum(values: Iterable[float]) -> float:
 
 # ------------------------------------------------------------------------------------------------------------
 # 1.1, 2: what comes in
+
+MOST_CHANNELS = 2**23  # 1.3
+ABOUT_CLASSES = ("CrossEntropy",)  # 2: the terms for which one channel is one class
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,8 @@ def _rows(numbers: list[float], channels: int) -> Rows:
 
 def _read_input(x: Array, dtype: str) -> None:
     """Check that the array holds numbers of this dtype."""
+    if x.dtype not in (np.dtype(np.float16), np.dtype(np.float32)):
+        raise TypeError(f"x has dtype {x.dtype}, expected float16 or float32")
     if dtype not in NARROW:
         raise ValueError(f"dtype={dtype!r}, expected one of {', '.join(NARROW)}")
     held = "float16" if dtype == "float16" else "float32"
@@ -269,8 +277,27 @@ def _pointwise(g: Rows) -> Callable[[list[float]], Rows]:
     return gradient
 
 
-def _softmax(x: list[float]) -> tuple[list[float], list[float], float] | None:
-    """3.1: d, p and L; None where the position is bad."""
+@dataclass(frozen=True)
+class _Softmax:
+    """3.1, but for `bad`: `others` is T + (k0 - 1), `whole` is S."""
+
+    d: list[float]
+    e: list[float]
+    others: float
+    whole: float
+
+    @property
+    def p(self) -> list[float]:
+        return [ec / self.whole for ec in self.e]
+
+    @property
+    def log_sum(self) -> float:
+        """L."""
+        return log1p_star(self.others)
+
+
+def _softmax(x: list[float]) -> _Softmax | None:
+    """3.1; None where the position is bad."""
     if any(math.isnan(v) or v == INF for v in x) or all(v == -INF for v in x):
         return None
     m = max(x)
@@ -278,8 +305,7 @@ def _softmax(x: list[float]) -> tuple[list[float], list[float], float] | None:
     e = [exp_star(v) for v in d]
     k0 = sum(v == 0 for v in d)
     t = asum([ec if dc < 0 else 0.0 for ec, dc in zip(e, d, strict=True)])
-    s = t + k0
-    return d, [ec / s for ec in e], log1p_star(t + (k0 - 1))
+    return _Softmax(d, e, others=t + (k0 - 1), whole=t + k0)
 
 
 def _cross_entropy(options: Any, batch: _Batch) -> _Term:
@@ -298,13 +324,19 @@ def _cross_entropy(options: Any, batch: _Batch) -> _Term:
             values.append(NAN)
             gradients.append([NAN] * classes)
             continue
-        d, p, log_sum = soft
+        d, log_sum = soft.d, soft.log_sum
         smoothed = t if epsilon == 0 else [keep * tc + spread for tc in t]
         u = smoothed if weights is None else [times(w, v) for w, v in zip(weights, smoothed, strict=True)]
         terms = [0.0 if uc == 0 else uc * (log_sum - dc) for uc, dc in zip(u, d, strict=True)]
         values.append(chop(asum(terms)))
         total = asum(u)
-        gradients.append([times(pc, total) - uc for pc, uc in zip(p, u, strict=True)])
+        not_p = [
+            soft.others / soft.whole if dc == 0 else (soft.whole - ec) / soft.whole
+            for dc, ec in zip(d, soft.e, strict=True)
+        ]
+        gradients.append(
+            [times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, not_p, strict=True)]
+        )
 
     if options.normalizer == "all":
         normalizer = float(batch.n)
@@ -415,7 +447,7 @@ class _Field:
         self.at = dict(zip(np.ndindex(shape), numbers, strict=True))
 
     def shifted(self, offset: Offset, padding: str) -> _Field:
-        """u[o]: what stands at each position's neighbour, one axis after the other."""
+        """v[o]: what stands at each position's neighbour, one axis after the other."""
         field = self
         for axis, step in enumerate(offset, start=1):
             if step:
@@ -471,7 +503,7 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
     q = batch.x
     if options.on == "probabilities":
         soft = [_softmax(x) for x in batch.x]
-        q = [[NAN] * channels if s is None else s[1] for s in soft]
+        q = [[NAN] * channels if s is None else [chop(pc) for pc in s.p] for s in soft]
 
     def chain(center: _Field, others: list[_Field]) -> list[float]:
         """κ * center minus the others, left to right."""
@@ -483,10 +515,15 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
             result.append(total)
         return result
 
+    def stencil(v: _Field) -> list[float]:
+        """K(v)."""
+        return chain(v, [v.shifted(o, padding) for o in offsets])
+
     responses = []  # D, by channel
     for c in range(channels):
-        u = _Field(shape, [chop(qi[c] - ti[c]) for qi, ti in zip(q, batch.t, strict=True)])
-        responses.append(chain(u, [u.shifted(o, padding) for o in offsets]))
+        of_q = stencil(_Field(shape, [qi[c] for qi in q]))
+        of_t = stencil(_Field(shape, [ti[c] for ti in batch.t]))
+        responses.append([kq - kt for kq, kt in zip(of_q, of_t, strict=True)])
     values = [times(inverse, asum([d[i] * d[i] for d in responses])) for i in range(batch.n)]
 
     valid = _Field(shape, [float(v) for v in batch.valid])
@@ -504,9 +541,12 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
         if options.on == "logits":
             return rows
         result = []
-        for p, row, ok in zip(q, rows, batch.valid, strict=True):
-            total = asum([pc * gc for pc, gc in zip(p, row, strict=True)])
-            result.append([times(pc, gc - total) if ok else 0.0 for pc, gc in zip(p, row, strict=True)])
+        for qi, row in zip(q, rows, strict=True):
+            if all(gc == 0 for gc in row):
+                result.append([0.0] * channels)
+                continue
+            total = asum([qc * gc for qc, gc in zip(qi, row, strict=True)])
+            result.append([times(qc, gc - total) for qc, gc in zip(qi, row, strict=True)])
         return result
 
     return _Term(values, counts, float(sum(counts)), True, gradient)
@@ -527,11 +567,11 @@ TERMS: dict[str, Callable[[Any, _Batch], _Term]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """A loss (float32: a number, or the map of reduction "none"), its gradient, and the terms' values."""
+    """A loss, its gradient, and the terms' values. Losses are float32: numbers, or maps for "none"."""
 
     loss: Any
     gradient: Array
-    terms: dict[str, np.float32]
+    terms: dict[str, Any]
 
 
 def evaluate(
@@ -557,12 +597,13 @@ def evaluate(
             leaves, in a float32 array.
         sample_weight: None, or (B,) or (B, *spatial); of dtype bool, a mask.
         reduction: "mean", "sum" or "none".
-        upstream: the gradient with respect to the loss; for "none" also one number for each position.
+        upstream: the gradient with respect to the loss; for "none" one number for each position, or for all.
         channel_axis: where the channels are.
         labels: what a label out of range does, at a valid position: "error", or "nan" as in compiled graphs.
 
     Raises:
-        ValueError: a label out of range, or a shape, option or name that does not fit.
+        ValueError: a label out of range, class indices for one channel without a term about classes, or a
+            shape, option or name that does not fit.
         TypeError: a dtype for which the page has no meaning.
     """
     if reduction not in ("mean", "sum", "none"):
@@ -573,34 +614,37 @@ def evaluate(
     _read_input(x, dtype_name)
     batch, weights = _read_batch(spec, x, target, sample_weight, channel_axis, labels)
     positions = range(batch.n)
+    h = _read_upstream(upstream, reduction, batch)
 
     parts = []
     for name, (weight, options) in zip(spec.names, spec.parts, strict=True):
-        w = float32(weight)
-        if w != 0:  # a term of weight 0 is left out
-            term = TERMS[type(options).__name__](options, batch)
-            parts.append(_weigh(name, w, term, batch, weights, reduction))
+        term = TERMS[type(options).__name__](options, batch)
+        parts.append(_weigh(name, float32(weight), term, batch, weights, reduction, h))
+    kept = [part for part in parts if part.w != 0]  # the others are reported and no more
 
     def total(numbers: Iterable[float]) -> float:
         """The sum over terms: the weights times these numbers, one for each term."""
-        return _chopped_sum([times(part.w, y) for part, y in zip(parts, numbers, strict=True)])
+        return _chopped_sum([times(part.w, y) for part, y in zip(kept, numbers, strict=True)])
 
-    terms: dict[str, np.float32] = {}
+    def as_map(numbers: list[float]) -> Array:
+        return np.array(numbers, np.float32).reshape(batch.shape)
+
+    loss: Any
+    terms: dict[str, Any]
     if reduction == "none":
-        losses = [total(part.v[i] for part in parts) for i in positions]
-        loss: Any = np.array(losses, np.float32).reshape(batch.shape)
+        loss = as_map([total(part.v[i] for part in kept) for i in positions])
+        terms = {part.name: as_map([float32(v) for v in part.v]) for part in parts}
     else:
-        loss = np.float32(total(part.mean for part in parts))
-        terms = {part.name: np.float32(part.mean) for part in parts}
+        loss = np.float32(total(part.mean for part in kept))
+        terms = {part.name: np.float32(float32(part.mean)) for part in parts}
 
-    gammas = [part.term.gradient(part.c) for part in parts]
-    h = _read_upstream(upstream, reduction, batch)
+    gammas = [part.term.gradient(part.c) for part in kept]
     narrow = NARROW[dtype_name]
-    gradient = [
-        narrow(h[i] * _chopped_sum([gamma[i][c] for gamma in gammas]))
-        for i in positions
-        for c in range(batch.channels)
-    ]
+    gradient = []
+    for i in positions:
+        for c in range(batch.channels):
+            g = _chopped_sum([gamma[i][c] for gamma in gammas])
+            gradient.append(narrow(g if reduction == "none" else h[i] * g))
     return Result(loss, _write_gradient(gradient, batch, x, channel_axis), terms)
 
 
@@ -617,7 +661,13 @@ class _Part:
 
 
 def _weigh(
-    name: str, w: float, term: _Term, batch: _Batch, weights: list[float] | None, reduction: str
+    name: str,
+    w: float,
+    term: _Term,
+    batch: _Batch,
+    weights: list[float] | None,
+    reduction: str,
+    h: list[float],
 ) -> _Part:
     """The term's values under the sample weights, their reduction, and the coefficients of its gradient."""
     n = term.normalizer
@@ -625,16 +675,19 @@ def _weigh(
     a = float32((w * r) * (1 / batch.channels)) if term.mean_over_channels else float32(w * r)
     v, c = [], []
     for i in range(batch.n):
-        if not term.counts[i]:
+        s = None if weights is None else weights[i]
+        if not term.counts[i] or s == 0:
             v.append(0.0)
             c.append(0.0)
-        elif weights is None:
-            v.append(term.value[i])
-            c.append(a)
+            continue
+        v.append(term.value[i] if s is None else times(s, term.value[i]))
+        if reduction == "none" and h[i] == 0:
+            c.append(0.0)
+        elif reduction == "none":
+            c.append(float32((a if s is None else a * s) * h[i]))
         else:
-            v.append(0.0 if weights[i] == 0 else times(weights[i], term.value[i]))
-            c.append(float32(a * weights[i]))
-    return _Part(name, w, term, v, float32(exact_sum(v) * r), c)
+            c.append(a if s is None else float32(a * s))
+    return _Part(name, w, term, v, exact_sum(v) * r, c)
 
 
 def _chopped_sum(terms: list[float]) -> float:
@@ -661,6 +714,8 @@ def _read_batch(
     shape, channels = last.shape[:-1], last.shape[-1]
     if channels == 0:
         raise ValueError(f"x has shape {x.shape}, expected at least one channel")
+    if channels > MOST_CHANNELS:
+        raise ValueError(f"x has {channels} channels, expected at most {MOST_CHANNELS}")
     n = math.prod(shape)
 
     valid, weights = [True] * n, None
@@ -679,6 +734,8 @@ def _read_batch(
         dense = target[:, None] if single else np.moveaxis(target, channel_axis, -1)
         targets = _rows(_numbers("target", dense), channels)
     elif target.shape == shape:
+        if channels == 1 and not any(type(options).__name__ in ABOUT_CLASSES for _, options in spec.parts):
+            raise ValueError("target has class indices for one channel, expected a term about classes")
         targets, valid = _one_hot(target, valid, channels, spec.ignore_index, labels)
     else:
         expected = f"{shape} class indices or {x.shape} numbers"

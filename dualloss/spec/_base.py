@@ -81,6 +81,8 @@ class Term(Spec):
 
     needs_channels: ClassVar[bool] = False
     """Whether an input without a channel axis, of shape (B,), makes no sense."""
+    about_classes: ClassVar[bool] = False
+    """Whether the channels are classes, so that class indices make sense even if there is only one."""
 
     def __post_init__(self) -> None:
         """Check every option and store it in its one form."""
@@ -98,14 +100,8 @@ class Term(Spec):
         """None; a term that can ignore a label has an option of this name."""
         return None
 
-    def check_layout(self, *, channels: int, spatial: int, labels: bool) -> None:
-        """Raise ValueError for an input that this term cannot take.
-
-        Args:
-            channels: the number of channels.
-            spatial: the number of spatial axes.
-            labels: whether the target holds class indices.
-        """
+    def check_layout(self, *, channels: int, spatial: int) -> None:
+        """Raise ValueError for an input with so many channels and spatial axes that this term cannot take."""
 
     def __repr__(self) -> str:
         """The call that makes this term, with the options that are not at their default."""

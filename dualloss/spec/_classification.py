@@ -46,8 +46,9 @@ class CrossEntropy(Term):
     normalizer: Literal["weights", "valid", "all"] = option("weights", choice("weights", "valid", "all"))
 
     needs_channels = True
+    about_classes = True
 
-    def check_layout(self, *, channels: int, spatial: int, labels: bool) -> None:
+    def check_layout(self, *, channels: int, spatial: int) -> None:
         """There must be one class weight for each class."""
         check_length("class_weights", self.class_weights, channels)
 
@@ -80,12 +81,7 @@ class BinaryCrossEntropy(Term):
     pos_weight: float | Sequence[float] | None = option(None, optional(not_negative_or_several))
     label_smoothing: float = option(0.0, fraction)
 
-    def check_layout(self, *, channels: int, spatial: int, labels: bool) -> None:
-        """One weight for each channel; and an index into a single channel could only be 0."""
+    def check_layout(self, *, channels: int, spatial: int) -> None:
+        """There must be one weight for each channel."""
         if isinstance(self.pos_weight, tuple):
             check_length("pos_weight", self.pos_weight, channels)
-        if labels and channels == 1:
-            raise ValueError(
-                "the target holds class indices, expected dense targets of the input's shape for "
-                "BinaryCrossEntropy with one channel (an index into one channel could only be 0)"
-            )

@@ -50,7 +50,7 @@ class Boundary(Term):
 
     needs_channels = True
 
-    def check_layout(self, *, channels: int, spatial: int, labels: bool) -> None:
+    def check_layout(self, *, channels: int, spatial: int) -> None:
         """A stencil needs axes to lie along."""
         if not 1 <= spatial <= 3:
             raise ValueError(f"the input has {spatial} spatial axes, expected 1 to 3 for Boundary")

@@ -116,11 +116,10 @@ class Loss(keras.losses.Loss):
                 )
                 terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
             else:
-                loss, values, _, gradient = self._forward(
-                    tf.stop_gradient(y_pred), target, mask, weight, totals, astuple(layout)
-                )
+                args = (target, mask, weight, totals, None, astuple(layout))
+                loss, values, _, gradient = self._forward(tf.stop_gradient(y_pred), *args)
                 terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}
-                loss = self._attach(y_pred, loss, gradient, layout)
+                loss = self._attach(y_pred, loss, gradient, args)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             if replicas > 1 and self.reduction == "mean":
                 loss = loss * (1.0 / replicas)
@@ -140,7 +139,7 @@ class Loss(keras.losses.Loss):
         """
         self._needs_exact("sums")
         y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
-        return self._forward(tf.stop_gradient(y_pred), target, mask, weight, None, astuple(layout))[2]
+        return self._forward(tf.stop_gradient(y_pred), target, mask, weight, None, None, astuple(layout))[2]
 
     def from_sums(self, sums: Tensor) -> Tensor:
         """The loss (without a gradient) from :meth:`sums`."""
@@ -189,21 +188,23 @@ class Loss(keras.losses.Loss):
         _check_dtype("y_true", y_true)
         if layout.labels:
             target = _labels(y_true)
-            _check_labels(target, y_true, layout.channels, self.spec.ignore_index)
         else:
             target = y_true if y_true.dtype in _FLOATS else tf.cast(y_true, tf.float32)
         mask = None
         if keras_mask is not None:
             mask = tf.cast(tf.convert_to_tensor(keras_mask), tf.bool)
             lay_out(self.spec, y_pred.shape, y_true.shape, mask.shape, self.channel_axis, _MASK_NAMES)
-            mask = _per_position(mask, y_pred, layout)
-        if weight is None:
-            return y_pred, layout, target, mask, None
-        _check_dtype("sample_weight", weight)
-        weight = _per_position(weight, y_pred, layout)
-        if weight.dtype == tf.bool:
-            return y_pred, layout, target, weight if mask is None else tf.logical_and(mask, weight), None
-        return y_pred, layout, target, mask, weight if weight.dtype in _FLOATS else tf.cast(weight, tf.float32)
+            mask = _per_position(mask, y_pred, layout.axis)
+        if weight is not None:
+            _check_dtype("sample_weight", weight)
+            weight = _per_position(weight, y_pred, layout.axis)
+            if weight.dtype == tf.bool:
+                mask, weight = (weight if mask is None else tf.logical_and(mask, weight)), None
+            elif weight.dtype not in _FLOATS:
+                weight = tf.cast(weight, tf.float32)
+        if layout.labels:
+            _check_labels(target, y_true, layout.channels, self.spec.ignore_index, mask)
+        return y_pred, layout, target, mask, weight
 
     def _evaluate(
         self,
@@ -212,9 +213,11 @@ class Loss(keras.losses.Loss):
         mask: Tensor | None,
         weight: Tensor | None,
         totals: Tensor | None,
+        upstream: Tensor | None,
         settings: tuple[int, ...],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, terms, sums, and the gradient for an upstream gradient of 1.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Loss, terms, sums, and the float32 gradient: for an upstream gradient of 1, or for ``reduction="none"`` for
+        the one given, since a stencil spreads it.
 
         ``settings`` are the layout's: numbers, by which ``tf.function`` knows that it has traced them before.
         """
@@ -228,12 +231,15 @@ class Loss(keras.losses.Loss):
         x = engine.functions.load(_OPS, _shaped(y_pred))
         inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial)
         result = engine.evaluate(_OPS, self.spec, inputs, weight, self.reduction, totals)
-        loss, terms = result.loss, result.terms
+        loss, terms, spread = result.loss, result.terms, None
         if self.reduction == "none":
             loss, terms = tf.squeeze(loss, axis), tf.squeeze(terms, axis + 1)
-        return loss, terms, result.sums, tf.reshape(result.gradient(), tf.shape(y_pred))
+            if upstream is None:
+                return loss, terms, result.sums, None
+            spread = engine.functions.load(_OPS, tf.expand_dims(upstream, axis))
+        return loss, terms, result.sums, tf.reshape(result.gradient(spread), tf.shape(y_pred))
 
-    def _attach(self, y_pred: Tensor, loss: Tensor, gradient: Tensor, layout: Layout) -> Tensor:
+    def _attach(self, y_pred: Tensor, loss: Tensor, gradient: Tensor | None, args: tuple[Any, ...]) -> Tensor:
         """The loss, connected to the prediction by its gradient."""
 
         @tf.custom_gradient
@@ -244,16 +250,14 @@ class Loss(keras.losses.Loss):
                     "dualloss.tf.Loss(spec, numerics='native')"
                 )
 
+            if gradient is None:
+                spread = self._forward(y_pred, *args[:4], upstream, args[5])[3]
+                return self._backward(None, spread, y_pred.dtype.name), again
             return self._backward(upstream, gradient, y_pred.dtype.name), again
 
         @tf.custom_gradient
         def attached(y_pred: Tensor) -> Any:
-            def backward(upstream: Tensor) -> Tensor:
-                if self.reduction == "none" and y_pred.shape.rank > 1:
-                    upstream = tf.expand_dims(upstream, layout.axis)
-                return scaled(y_pred, upstream)
-
-            return tf.identity(loss), backward
+            return tf.identity(loss), lambda upstream: scaled(y_pred, upstream)
 
         return attached(y_pred)
 
@@ -274,7 +278,7 @@ def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return _TOTAL_LOSS(y_true, y_pred)
 
 
-def _scaled(upstream: Tensor, gradient: Tensor, dtype: str) -> Tensor:
+def _scaled(upstream: Tensor | None, gradient: Tensor, dtype: str) -> Tensor:
     return engine.backward(_OPS, upstream, gradient, dtype)
 
 
@@ -308,25 +312,27 @@ def _labels(y_true: Tensor) -> Tensor:
     return tf.where(whole, tf.cast(tf.where(whole, wide, 0.0), tf.int64), tf.constant(_NO_CLASS, tf.int64))
 
 
-def _check_labels(labels: Tensor, given: Tensor, channels: int, ignore: int | None) -> None:
+def _check_labels(labels: Tensor, given: Tensor, channels: int, ignore: int | None, mask: Tensor | None) -> None:
     """Inside a graph values cannot be looked at; there the position becomes NaN."""
     if not tf.executing_eagerly():
         return
     wrong = tf.logical_or(labels < 0, labels >= channels)
     if ignore is not None:
         wrong = tf.logical_and(wrong, labels != ignore)
+    if mask is not None:
+        wrong = tf.logical_and(wrong, mask)
     where = tf.where(wrong)
     if len(where):
         position = tuple(where[0].numpy().tolist())
         raise label_error(given[position].numpy(), position, channels, ignore, _NAMES)
 
 
-def _per_position(value: Tensor, y_pred: Tensor, layout: Layout) -> Tensor:
+def _per_position(value: Tensor, y_pred: Tensor, axis: int) -> Tensor:
     """One value a sample laid over its positions; one a position as it is."""
     if value.shape.rank != 1 or y_pred.shape.rank <= 2:
         return value
     shape = tf.shape(y_pred)
-    positions = tf.concat([shape[: layout.axis], shape[layout.axis + 1 :]], 0)
+    positions = tf.concat([shape[:axis], shape[axis + 1 :]], 0)
     return tf.broadcast_to(tf.reshape(value, [-1] + [1] * (y_pred.shape.rank - 2)), positions)
 
 

@@ -19,7 +19,7 @@ class TensorFlowOps:
         return tf.cast(x, _F64)
 
     def store(self, v: Array, dtype: str) -> Array:
-        return tf.cast(self.where(tf.math.is_nan(v), float("nan"), v), dtype)
+        return self.where(tf.math.is_nan(v), float("nan"), tf.cast(v, dtype))  # casts make other NaNs of NaN
 
     def float32(self, v: Array) -> Array:
         # On the bits, not by casting to float32 and back: XLA may drop such a pair of casts.

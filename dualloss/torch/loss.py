@@ -136,20 +136,22 @@ class Loss(nn.Module):
             self.spec, input.shape, target.shape, None if weight is None else weight.shape, self.channel_axis, _NAMES
         )
         _check_dtype("target", target, layout.labels)
+        mask = None
+        if weight is not None:
+            _check_dtype("sample_weight", weight, False)
+            if layout.per_sample:
+                positions = [n for a, n in enumerate(input.shape) if a != layout.axis]
+                weight = weight.reshape(positions[0], *(1 for _ in positions[1:])).expand(positions)
+            if weight.dtype == torch.bool:
+                mask, weight = weight, None
+            elif weight.dtype not in _FLOATS:
+                weight = weight.to(torch.float32)
         if layout.labels:
             target = target.to(torch.int64)
-            _check_labels(target, layout.channels, self.spec.ignore_index)
+            _check_labels(target, layout.channels, self.spec.ignore_index, mask)
         elif target.dtype not in _FLOATS:
             target = target.to(torch.float32)
-        if weight is None:
-            return layout, target, None, None
-        _check_dtype("sample_weight", weight, False)
-        if layout.per_sample:
-            positions = [n for a, n in enumerate(input.shape) if a != layout.axis]
-            weight = weight.reshape(positions[0], *(1 for _ in positions[1:])).expand(positions)
-        if weight.dtype == torch.bool:
-            return layout, target, weight, None
-        return layout, target, None, weight if weight.dtype in _FLOATS else weight.to(torch.float32)
+        return layout, target, mask, weight
 
 
 class _Exact(torch.autograd.Function):
@@ -167,40 +169,39 @@ class _Exact(torch.autograd.Function):
         reduction: str,
         layout: Layout,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        axis = layout.axis
-        mask = None if mask is None else mask.unsqueeze(axis)
-        weight = None if weight is None else engine.functions.load(_OPS, weight.unsqueeze(axis))
-        target = target.unsqueeze(axis) if layout.labels else _shaped(target)
-        dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, spec.ignore_index, mask)
-        x = engine.functions.load(_OPS, _shaped(input))
-        inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial)
-        result = engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
+        result = _evaluate(input, target, mask, weight, totals, spec, reduction, layout)
         loss, terms = result.loss, result.terms
-        if reduction == "none":
-            loss, terms = loss.squeeze(axis), terms.squeeze(axis + 1)
+        ctx.settings = (spec, reduction, layout)
+        if reduction == "none":  # a stencil spreads the upstream gradient, so it must wait for that
+            loss, terms = loss.squeeze(layout.axis), terms.squeeze(layout.axis + 1)
+            ctx.save_for_backward(input, target, mask, weight, totals)
+        elif ctx.needs_input_grad[0]:
+            ctx.save_for_backward(input, result.gradient(None).reshape(input.shape))
         ctx.mark_non_differentiable(terms, result.sums)
         ctx.set_materialize_grads(False)
-        ctx.axis = axis if reduction == "none" else None
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(input, result.gradient().reshape(input.shape))
         return loss, terms, result.sums
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return (None,) * 8
-        input, gradient = ctx.saved_tensors
-        if ctx.axis is not None and input.ndim > 1:
-            upstream = upstream.unsqueeze(ctx.axis)
-        return (_Gradient.apply(input, upstream, gradient), *(None,) * 7)
+        return (_Gradient.apply(ctx.settings, upstream, *ctx.saved_tensors), *(None,) * 7)
 
 
 class _Gradient(torch.autograd.Function):
     """Upstream times gradient, rounded to the input's dtype. It depends on the input, but knows no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, upstream: Tensor, gradient: Tensor) -> Tensor:
-        return engine.backward(_OPS, upstream, gradient, str(input.dtype).removeprefix("torch."))
+    def forward(ctx: Any, settings: tuple[Spec, str, Layout], upstream: Tensor, input: Tensor, *saved: Any) -> Tensor:
+        spec, reduction, layout = settings
+        scale: Tensor | None = upstream
+        if reduction == "none":
+            spread = engine.functions.load(_OPS, upstream.unsqueeze(layout.axis))
+            result = _evaluate(input, *saved, spec, reduction, layout)
+            scale, gradient = None, result.gradient(spread).reshape(input.shape)
+        else:
+            (gradient,) = saved
+        return engine.backward(_OPS, scale, gradient, str(input.dtype).removeprefix("torch."))
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
@@ -208,6 +209,25 @@ class _Gradient(torch.autograd.Function):
             "exact numerics can be differentiated once only: for second derivatives use "
             "dualloss.torch.Loss(spec, numerics='native')"
         )
+
+
+def _evaluate(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    totals: Tensor | None,
+    spec: Spec,
+    reduction: str,
+    layout: Layout,
+) -> engine.Evaluation:
+    axis = layout.axis
+    mask = None if mask is None else mask.unsqueeze(axis)
+    weight = None if weight is None else engine.functions.load(_OPS, weight.unsqueeze(axis))
+    target = target.unsqueeze(axis) if layout.labels else _shaped(target)
+    dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, spec.ignore_index, mask)
+    inputs = Inputs(_OPS, engine.functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial)
+    return engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
 
 
 def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -239,13 +259,15 @@ def _check_dtype(name: str, value: Tensor, labels: bool) -> None:
         )
 
 
-def _check_labels(target: Tensor, channels: int, ignore: int | None) -> None:
+def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tensor | None) -> None:
     """Inside a compiled graph values cannot be looked at; there the position becomes NaN."""
     if torch.compiler.is_compiling():
         return
     wrong = (target < 0) | (target >= channels)
     if ignore is not None:
         wrong &= target != ignore
+    if mask is not None:
+        wrong &= mask
     if wrong.any():
         where = tuple(wrong.nonzero()[0].tolist())
         raise label_error(int(target[where]), where, channels, ignore, _NAMES)

@@ -19,7 +19,9 @@ class TorchOps:
         return x.to(_F64)
 
     def store(self, v: Array, dtype: str) -> Array:
-        return torch.where(v.isnan(), float("nan"), v).to(getattr(torch, dtype))
+        kind = getattr(torch, dtype)
+        nan = torch.full((), float("nan"), dtype=kind, device=v.device)
+        return torch.where(v.isnan(), nan, v.to(kind))  # after the cast, which makes other NaNs of NaN
 
     def float32(self, v: Array) -> Array:
         return torch.where(v.abs() < 2.0**-126, 0.0, v).to(torch.float32).to(_F64)

@@ -1,0 +1,163 @@
+"""exp and log1p on every argument they can get, on every library and device here.
+
+What is expected comes from the digest of the true results, which ``reference_digests`` computes with MPFR (gmpy2) by exact
+arithmetic, independently of any float64 library: see ``python -m dualloss.parity.exhaustive``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..exact import functions
+from ..exact.numpy_ops import NumpyOps
+
+Array = Any
+
+DIGESTS = {
+    "exp": "6cf5ea6877eb8c6d057817d9798f4b16f25b22c197c4caa6ee43fd63d25aeb1d",
+    "log1p": "3c58113febb5a6eb239d3dcc201a70f12ecf109ec8dab23a10c70ca9ad1d8537",
+}
+"""SHA-256 of the little-endian float64 results on all arguments, in the order of :func:`arguments`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One function on one library.
+
+    Attributes:
+        function: ``"exp"`` or ``"log1p"``.
+        engine: the library and device.
+        count: how many arguments were checked.
+        ok: whether every result is the true one.
+        slack: distance, in float64 ulp, from the nearest result to a change of the kept bits.
+    """
+
+    function: str
+    engine: str
+    count: int
+    ok: bool
+    slack: int
+
+    def __str__(self) -> str:
+        verdict = "every result right" if self.ok else "WRONG RESULTS"
+        return (
+            f"{self.function:6} {self.engine:22} {self.count:>9,} arguments: {verdict} "
+            f"(closest to a threshold: {self.slack} ulp)"
+        )
+
+
+def arguments(function: str) -> Array:
+    """Every argument: 2,861,844 for exp; for log1p 0 and all 4,915,200 16-bit numbers from 2^-126 up to 2^24."""
+    if function == "exp":
+        return np.arange(functions.EXP_LOWEST, 1, dtype=np.float64)
+    mantissa = np.arange(1 << 15, 1 << 16, dtype=np.float64)
+    scales = np.ldexp(1.0, np.arange(-126 - 15, 24 - 15))
+    return np.concatenate([[0.0], (scales[:, None] * mantissa).ravel()])
+
+
+def scan() -> Iterator[Row]:
+    """Check every function on every library and device of this interpreter."""
+    for engine, evaluate in _engines():
+        for function in ("exp", "log1p"):
+            given = arguments(function)
+            kept, raw = evaluate(function, given)
+            found = hashlib.sha256(np.ascontiguousarray(kept, "<f8").tobytes()).hexdigest()
+            yield Row(function, engine, len(given), found == DIGESTS[function], _slack(function, raw))
+
+
+def _slack(function: str, raw: Array) -> int:
+    threshold = functions.EXP_THRESHOLD if function == "exp" else functions.LOG1P_THRESHOLD
+    low = (np.ascontiguousarray(raw).view(np.int64) + threshold) & ((1 << 25) - 1)
+    return int(np.minimum(low, (1 << 25) - low).min())
+
+
+def _both(ops: Any, function: str, given: Array) -> tuple[Array, Array]:
+    """The kept bits and the library's own result."""
+    if function == "exp":
+        return functions.exp_on_grid(ops, given), ops.exp(given * (1 / functions.EXP_GRID))
+    return functions.log1p_on_grid(ops, given), ops.log1p(given)
+
+
+def _engines() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Array]]]]:
+    yield "numpy", lambda function, given: _both(NumpyOps(), function, given)
+    if importlib.util.find_spec("torch") is not None:
+        yield from _torch()
+    if importlib.util.find_spec("tensorflow") is not None:
+        yield from _tensorflow()
+
+
+def _torch() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Array]]]]:
+    import torch
+
+    from ..torch.ops import TorchOps
+
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for compiled in (False, True):
+
+            def run(function: str, given: Array, device: str = device, compiled: bool = compiled) -> Any:
+                call = torch.compile(_both, dynamic=False) if compiled else _both
+                results = call(TorchOps(), function, torch.from_numpy(given).to(device))
+                return tuple(r.cpu().numpy() for r in results)
+
+            yield f"torch {'compiled' if compiled else 'eager'} {device}", run
+
+
+def _tensorflow() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Array]]]]:
+    import tensorflow as tf
+
+    from ..tf.ops import TensorFlowOps
+
+    def call(function: str, given: Any) -> Any:
+        return _both(TensorFlowOps(), function, given)
+
+    for device in ("/CPU:0", *(["/GPU:0"] if tf.config.list_physical_devices("GPU") else [])):
+        for how, function_of in (
+            ("eager", call),
+            ("graph", tf.function(call, autograph=False)),
+            ("XLA", tf.function(call, autograph=False, jit_compile=True)),
+        ):
+
+            def run(function: str, given: Array, device: str = device, function_of: Any = function_of) -> Any:
+                with tf.device(device):
+                    return tuple(r.numpy() for r in function_of(function, tf.constant(given)))
+
+            yield f"tf {how} {device}", run
+
+
+def reference_digests() -> dict[str, str]:
+    """The digests from MPFR: the largest 28-bit number not above the true value plus the threshold, exactly."""
+    import gmpy2
+
+    digests = {}
+    with gmpy2.context(gmpy2.get_context(), precision=120):
+        for function in DIGESTS:
+            threshold = functions.EXP_THRESHOLD if function == "exp" else functions.LOG1P_THRESHOLD
+            results = []
+            for argument in arguments(function).tolist():
+                if function == "exp":
+                    true = gmpy2.exp(gmpy2.mpfr(argument) / 32768)
+                else:
+                    true = gmpy2.log1p(gmpy2.mpfr(argument))
+                if true == 0:
+                    results.append(0.0)
+                    continue
+                exponent = gmpy2.get_exp(true)
+                ulp = gmpy2.exp2(exponent - 53)  # get_exp counts from 0.5: true is in [2^(e-1), 2^e)
+                shifted = (true + threshold * ulp) / gmpy2.exp2(exponent - 28)
+                kept = gmpy2.floor(shifted)
+                top = 1 << 28
+                if kept >= top:  # carried into the next binade, whose units are twice as large: a power of two
+                    kept = gmpy2.mpfr(top)
+                results.append(float(kept * gmpy2.exp2(exponent - 28)))
+            digests[function] = hashlib.sha256(np.array(results, "<f8").tobytes()).hexdigest()
+    return digests
+
+
+if __name__ == "__main__":
+    print(reference_digests())

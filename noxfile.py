@@ -1,0 +1,145 @@
+"""Every routine of the project: `nox --list` shows them, `nox -s NAME -- ARGUMENTS` runs one.
+
+All but `wheel` run in one environment with both frameworks, that of the session `env`, which nox brings up to
+date first.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+VARIABLES = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+SCRIPTS = "Scripts" if os.name == "nt" else "bin"
+
+# Where PyPI has it, the build without CUDA libraries.
+HAS_CPU_BUILD = platform.machine().lower() in ("x86_64", "amd64") and platform.system() != "Darwin"
+TENSORFLOW = ("tensorflow-cpu" if HAS_CPU_BUILD else "tensorflow", "keras")
+FRAMEWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "none": ("", ()),
+    "torch": ("[torch,cli]", ()),
+    "tf": ("[cli]", TENSORFLOW),
+}
+"""What a user of each framework installs: the extra of the wheel, and packages beside it."""
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """Install packages in the versions of constraints.txt."""
+    session.env.update(VARIABLES)
+    session.install(*CONSTRAINTS, *packages)
+
+
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the session `env`."""
+    scripts = ROOT / ".nox" / "env" / SCRIPTS
+    path = os.pathsep.join([str(scripts), os.environ["PATH"]])
+    session.run(str(scripts / program), *arguments, env={**VARIABLES, "PATH": path}, external=True)
+
+
+@nox.session(reuse_venv=True, default=False)
+def env(session: nox.Session) -> None:
+    """Bring the environment of the other sessions up to date."""
+    install(session, "hatchling")
+    install(session, "--no-build-isolation", ".[torch,cli,dev]", *TENSORFLOW)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def lint(session: nox.Session) -> None:
+    """Check the format, the style and the types; say all that is wrong, not only the first."""
+    folders = ["tests", "parity", "examples", "benchmarks"]  # apart: each has top-level modules of its own
+    failed = False
+    for command in (
+        ["ruff", "format", "--check"],
+        ["ruff", "check"],
+        ["mypy", "dualloss", "noxfile.py"],
+        *(["mypy", folder] for folder in folders),
+    ):
+        try:
+            run(session, *command)
+        except CommandFailed:
+            failed = True
+    if failed:
+        session.error("lint found something")
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def tests(session: nox.Session) -> None:
+    """Run the tests and the parity suite."""
+    run(session, "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def parity(session: nox.Session) -> None:
+    """Compare every engine on this machine, bit for bit, with the golden vectors."""
+    run(session, "dualloss", "parity", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def exhaustive(session: nox.Session) -> None:
+    """Check exp* and log1p* on every argument they can get."""
+    run(session, "dualloss", "exhaustive", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def gpu(session: nox.Session) -> None:
+    """Compare the engines on the GPU with those on the CPU; without a GPU, those on the CPU."""
+    run(session, "dualloss", "gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def demo(session: nox.Session) -> None:
+    """Show the same bits: in the parity suite's total loss, then in a training in both frameworks."""
+    run(session, "dualloss", "parity", "--terms", "total_loss")
+    run(session, "python", "examples/same_bits.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def accuracy(session: nox.Session) -> None:
+    """Measure the errors against the float64 oracle."""
+    run(session, "python", "benchmarks/accuracy.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def bench(session: nox.Session) -> None:
+    """Measure the cost against plain code."""
+    run(session, "python", "benchmarks/cost.py", *session.posargs)
+
+
+@nox.session(reuse_venv=False, default=False)
+@nox.parametrize("framework", list(FRAMEWORKS))
+def wheel(session: nox.Session, framework: str) -> None:
+    """Install the wheel as a user of one framework does, in a new environment; run the README's examples."""
+    install(session, "build", "hatchling")
+    folder = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(folder), silent=True)
+    built = max(folder.glob("*.whl"), key=os.path.getmtime)
+    extra, beside = FRAMEWORKS[framework]
+    install(session, f"{built}{extra}", *beside)
+    code = examples(framework)
+    session.chdir(folder)  # away from the checkout, which Python would import first
+    session.run("python", "-c", "import dualloss; print('dualloss', dualloss.__version__, dualloss.__file__)")
+    if framework != "none":
+        (folder / "examples.py").write_text(code)
+        session.run("python", "examples.py")
+        session.run("dualloss", "parity")
+
+
+def examples(framework: str) -> str:
+    """The code of the README for one framework: its Python blocks that name no other."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    others = [f"dualloss.{name}" for name in FRAMEWORKS if name != framework]
+    found = [b for b in blocks if f"dualloss.{framework}" in b and not any(name in b for name in others)]
+    if not found and framework != "none":
+        raise ValueError(f"README.md has no Python block with dualloss.{framework} alone")
+    return "\n".join(found)
