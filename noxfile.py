@@ -21,6 +21,8 @@ nox.options.sessions = ["lint", "tests"]
 ROOT = Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 VARIABLES = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+# Else PyTorch's threads spin between operations, in the way of TensorFlow's and of other processes.
+PASSIVE = {**VARIABLES, "OMP_WAIT_POLICY": "PASSIVE"}
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 
 # Where PyPI has it, the build without CUDA libraries.
@@ -36,15 +38,15 @@ FRAMEWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def install(session: nox.Session, *packages: str) -> None:
     """Install packages in the versions of constraints.txt."""
-    session.env.update(VARIABLES)
+    session.env.update(PASSIVE)
     session.install(*CONSTRAINTS, *packages)
 
 
-def run(session: nox.Session, program: str, *arguments: str) -> None:
+def run(session: nox.Session, program: str, *arguments: str, variables: dict[str, str] = PASSIVE) -> None:
     """Run a program of the session `env`."""
     scripts = ROOT / ".nox" / "env" / SCRIPTS
     path = os.pathsep.join([str(scripts), os.environ["PATH"]])
-    session.run(str(scripts / program), *arguments, env={**VARIABLES, "PATH": path}, external=True)
+    session.run(str(scripts / program), *arguments, env={**variables, "PATH": path}, external=True)
 
 
 @nox.session(reuse_venv=True, default=False)
@@ -113,7 +115,7 @@ def accuracy(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["env"])
 def bench(session: nox.Session) -> None:
     """Measure the cost against plain code."""
-    run(session, "python", "benchmarks/cost.py", *session.posargs)
+    run(session, "python", "benchmarks/cost.py", *session.posargs, variables=VARIABLES)
 
 
 @nox.session(reuse_venv=False, default=False)

@@ -47,7 +47,8 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Result:
     t = _smoothed(inputs.t, term.label_smoothing, 2)
     positive = t
     if term.pos_weight is not None:
-        weights = term.pos_weight if isinstance(term.pos_weight, tuple) else (term.pos_weight,) * inputs.channels
+        given = term.pos_weight
+        weights = [given] * inputs.channels if isinstance(given, float) else given
         positive = functions.times(ops, inputs.per_channel([float32(weight) for weight in weights]), t)
     negative = 1.0 - t
     v = functions.exp(ops, 0.0 - ops.abs(x))

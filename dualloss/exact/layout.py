@@ -75,7 +75,8 @@ def lay_out(
     if not given:
         raise ValueError(f"{names.input} has shape (), expected a batch axis and, but for rank 1, a channel axis")
     if len(given) == 1:
-        shape, axis = (*given, 1), 1
+        shape: tuple[int | None, ...] = (*given, 1)
+        axis = 1
         needs = [type(term).__name__ for _, term in spec.parts if term.needs_channels]
         if needs:
             raise ValueError(

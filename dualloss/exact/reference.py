@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..spec import Spec
-from . import engine
+from . import engine, functions
 from .layout import Layout, Names, check_options, label_error, lay_out
 from .numpy_ops import NumpyOps
 from .terms import Inputs
@@ -86,13 +86,13 @@ def loss_and_gradient(
             _OPS, t.reshape(-1, 1) if t.ndim == 1 and x.ndim == 1 else t, layout.labels, layout.channels, layout.axis,
             spec.ignore_index, mask,
         )  # fmt: skip
-        inputs = Inputs(_OPS, engine.functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial)
+        inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial)
         result = engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
         up: Any = np.asarray(upstream, np.float32)
         loss, terms, spread = result.loss, result.terms, None
         if reduction == "none":
             loss, terms = np.squeeze(loss, layout.axis), np.squeeze(terms, layout.axis + 1)
-            spread = engine.functions.load(_OPS, np.expand_dims(np.broadcast_to(up, loss.shape), layout.axis))
+            spread = functions.load(_OPS, np.expand_dims(np.broadcast_to(up, loss.shape), layout.axis))
             up = None
         gradient = engine.backward(_OPS, up, result.gradient(spread), x.dtype.name).reshape(x.shape)
     return Output(loss, gradient, dict(zip(spec.names, terms, strict=True)), result.sums)
@@ -126,4 +126,4 @@ def _weights(s: Any, layout: Layout, shape: tuple[int, ...]) -> tuple[Any, Any]:
     s = np.broadcast_to(s, positions)
     if s.dtype.kind == "b":
         return s, None
-    return None, engine.functions.load(_OPS, s.astype(np.float32) if s.dtype.kind in "iu" else s)
+    return None, functions.load(_OPS, s.astype(np.float32) if s.dtype.kind in "iu" else s)

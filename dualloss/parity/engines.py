@@ -111,9 +111,10 @@ class Torch(Engine):
                 weight = None if case.weight is None else torch.from_numpy(case.weight).to(self._device)
                 loss = criterion(x, target, weight)
                 loss.backward(torch.tensor(case.upstream, device=self._device))
+                assert x.grad is not None
                 gradient = x.grad if x.ndim == 1 else x.grad.movedim(1, -1)
-                bits = gradient.contiguous().cpu()
-                bits = bits.view(torch.int32 if dtype == torch.float32 else torch.int16).numpy()
+                flat = gradient.contiguous().cpu()
+                bits: Array = flat.view(torch.int32 if dtype == torch.float32 else torch.int16).numpy()
                 unsigned = np.uint32 if dtype == torch.float32 else np.uint16
                 return Outcome(as_bits(loss.detach().cpu().numpy()), bits.view(unsigned))
             finally:

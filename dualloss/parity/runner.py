@@ -140,7 +140,7 @@ def digest(outcomes: Iterable[Outcome]) -> str:
 
 def defined(case: Case) -> Outcome:
     """The executable definition's outcome."""
-    config = case.config
+    config: Any = case.config
     held = case.input.astype(np.float16) if config.dtype == "float16" else case.input
     result = definition.evaluate(
         config.spec, held, case.target, sample_weight=case.weight, reduction=config.reduction,

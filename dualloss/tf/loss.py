@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from .. import TOTAL_LOSS
-from ..exact import engine
+from ..exact import engine, functions
 from ..exact.layout import Layout, Names, check_options, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, from_json
@@ -110,7 +110,8 @@ class Loss(keras.losses.Loss):
                     self.spec,
                     _shaped(y_pred),
                     target if layout.labels else _shaped(target),
-                    _merged(mask, weight),
+                    weight,
+                    mask=mask,
                     reduction=self.reduction,
                     channel_axis=layout.axis,
                 )
@@ -214,7 +215,7 @@ class Loss(keras.losses.Loss):
         weight: Tensor | None,
         totals: Tensor | None,
         upstream: Tensor | None,
-        settings: tuple[int, ...],
+        settings: tuple[int, int, int, bool, bool],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Loss, terms, sums, and the float32 gradient: for an upstream gradient of 1, or for ``reduction="none"`` for
         the one given, since a stencil spreads it.
@@ -224,11 +225,11 @@ class Loss(keras.losses.Loss):
         layout = Layout(*settings)
         axis = layout.axis
         mask = None if mask is None else tf.expand_dims(mask, axis)
-        weight = None if weight is None else engine.functions.load(_OPS, tf.expand_dims(weight, axis))
+        weight = None if weight is None else functions.load(_OPS, tf.expand_dims(weight, axis))
         target = tf.expand_dims(target, axis) if layout.labels else _shaped(target)
         ignore = self.spec.ignore_index
         dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, ignore, mask)
-        x = engine.functions.load(_OPS, _shaped(y_pred))
+        x = functions.load(_OPS, _shaped(y_pred))
         inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial)
         result = engine.evaluate(_OPS, self.spec, inputs, weight, self.reduction, totals)
         loss, terms, spread = result.loss, result.terms, None
@@ -236,7 +237,7 @@ class Loss(keras.losses.Loss):
             loss, terms = tf.squeeze(loss, axis), tf.squeeze(terms, axis + 1)
             if upstream is None:
                 return loss, terms, result.sums, None
-            spread = engine.functions.load(_OPS, tf.expand_dims(upstream, axis))
+            spread = functions.load(_OPS, tf.expand_dims(upstream, axis))
         return loss, terms, result.sums, tf.reshape(result.gradient(spread), tf.shape(y_pred))
 
     def _attach(self, y_pred: Tensor, loss: Tensor, gradient: Tensor | None, args: tuple[Any, ...]) -> Tensor:
@@ -251,7 +252,8 @@ class Loss(keras.losses.Loss):
                 )
 
             if gradient is None:
-                spread = self._forward(y_pred, *args[:4], upstream, args[5])[3]
+                target, mask, weight, totals, _, settings = args
+                spread = self._forward(y_pred, target, mask, weight, totals, upstream, settings)[3]
                 return self._backward(None, spread, y_pred.dtype.name), again
             return self._backward(upstream, gradient, y_pred.dtype.name), again
 
@@ -285,13 +287,6 @@ def _scaled(upstream: Tensor | None, gradient: Tensor, dtype: str) -> Tensor:
 def _shaped(x: Tensor) -> Tensor:
     """A rank-1 prediction or target with a channel axis of length 1."""
     return tf.expand_dims(x, 1) if x.shape.rank == 1 else x
-
-
-def _merged(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    """Native numerics take a mask or weights; a mask beside weights is not one more weight but counts nowhere."""
-    if mask is None or weight is None:
-        return mask if weight is None else weight
-    raise ValueError("sample_weight came beside a Keras mask; native numerics take one of them, exact ones both")
 
 
 def _check_dtype(name: str, value: Tensor) -> None:

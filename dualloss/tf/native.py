@@ -273,6 +273,24 @@ def _weighted_log(u: Tensor, minus_log: Tensor) -> Tensor:
 
 def _laplacian(u: Tensor, kernel: str, padding: str) -> Tensor:
     """Minus the Laplacian along the spatial axes."""
+    if padding == "zeros":
+        return _zero_padded(u, kernel)
+    return _differences(u, kernel, padding)
+
+
+def _zero_padded(u: Tensor, kernel: str) -> Tensor:
+    """With zeros off the edge the Laplacian is its own adjoint: cheaper than the gradients of slices."""
+
+    @tf.custom_gradient
+    def laplacian(u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        # The same of the upstream gradient, differentiable again.
+        return _differences(u, kernel, "zeros"), laplacian
+
+    return laplacian(u)
+
+
+def _differences(u: Tensor, kernel: str, padding: str) -> Tensor:
+    """The sum over the neighbours of the centre's difference to them."""
     padded = _padded(u, padding)
     windows = list(_windows(u.shape.rank - 2, kernel))
     result = len(windows) * u

@@ -73,7 +73,8 @@ class TensorFlowOps:
         return tf.math.log1p(v)
 
     def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
-        dtype = next((value.dtype for value in (a, b) if tf.is_tensor(value)), _F64)
+        tensors: list[Any] = [value for value in (a, b) if tf.is_tensor(value)]
+        dtype = tensors[0].dtype if tensors else _F64
         return tf.where(condition, tf.convert_to_tensor(a, dtype), tf.convert_to_tensor(b, dtype))
 
     def both(self, a: Array, b: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..exact import engine
+from ..exact import engine, functions
 from ..exact.layout import Layout, Names, check_options, label_error, lay_out
 from ..exact.terms import Inputs
 from .. import TOTAL_LOSS
@@ -82,7 +82,8 @@ class Loss(nn.Module):
                 self.spec,
                 _shaped(input),
                 target if layout.labels else _shaped(target),
-                weight if mask is None else mask,
+                weight,
+                mask=mask,
                 reduction=self.reduction,
                 channel_axis=layout.axis,
             )
@@ -196,8 +197,9 @@ class _Gradient(torch.autograd.Function):
         spec, reduction, layout = settings
         scale: Tensor | None = upstream
         if reduction == "none":
-            spread = engine.functions.load(_OPS, upstream.unsqueeze(layout.axis))
-            result = _evaluate(input, *saved, spec, reduction, layout)
+            spread = functions.load(_OPS, upstream.unsqueeze(layout.axis))
+            target, mask, weight, totals = saved
+            result = _evaluate(input, target, mask, weight, totals, spec, reduction, layout)
             scale, gradient = None, result.gradient(spread).reshape(input.shape)
         else:
             (gradient,) = saved
@@ -223,10 +225,10 @@ def _evaluate(
 ) -> engine.Evaluation:
     axis = layout.axis
     mask = None if mask is None else mask.unsqueeze(axis)
-    weight = None if weight is None else engine.functions.load(_OPS, weight.unsqueeze(axis))
+    weight = None if weight is None else functions.load(_OPS, weight.unsqueeze(axis))
     target = target.unsqueeze(axis) if layout.labels else _shaped(target)
     dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, spec.ignore_index, mask)
-    inputs = Inputs(_OPS, engine.functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial)
+    inputs = Inputs(_OPS, functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial)
     return engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
 
 

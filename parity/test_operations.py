@@ -1,0 +1,498 @@
+"""The bit contract of every operation of ``dualloss.exact.ops.Ops``, and of what is built from them, in every mode.
+
+What is expected comes from integer arithmetic and Python's fractions, not from one of the frameworks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from modes import Mode, as_bits, differing
+
+from dualloss.exact import functions
+from dualloss.parity import definition
+from dualloss.parity.generator import bell, integers, labels
+
+Array = Any
+
+COUNT = 1_000_000
+"""Elements of the random arrays."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A narrow format: significant bits, the exponent of its lowest unit, the first power of two it cannot hold."""
+
+    kind: Any
+    digits: int
+    lowest: int
+    end: int
+    flush: bool
+
+
+FORMATS = {
+    "float32": Format(np.float32, 24, -149, 128, True),
+    "bfloat16": Format(ml_dtypes.bfloat16, 8, -133, 128, True),
+    "float16": Format(np.float16, 11, -24, 16, False),
+}
+
+# ------------------------------------------------------------------------------------------------------------
+# References: rounding and decoding in integers
+
+
+def rounded(v: Array, form: Format) -> Array:
+    """The nearest number of a format, ties to even, as float64; zeros and flushed values +0."""
+    b = v.view(np.int64)
+    exponent = (b >> 52) & 2047
+    mantissa = (b & ((1 << 52) - 1)) | (exponent > 0).astype(np.int64) << 52
+    exponent = np.maximum(exponent, 1) - 1023
+    unit = np.maximum(exponent - (form.digits - 1), form.lowest)
+    drop = np.minimum(unit - (exponent - 52), 62)
+    kept, rest, half = mantissa >> drop, mantissa & ((np.int64(1) << drop) - 1), np.int64(1) << (drop - 1)
+    kept += (rest > half) | ((rest == half) & (kept % 2 == 1))
+    with np.errstate(all="ignore"):
+        size = np.ldexp(kept.astype(np.float64), unit)
+        size = np.where(size >= 2.0**form.end, np.inf, size)
+        size = np.where((np.abs(v) < 2.0**-126) & form.flush, 0.0, size)
+        result = np.where((b < 0) & (size > 0), -size, size)
+        return np.where(np.isnan(v), np.nan, np.where(np.isinf(v), v, result))
+
+
+def rounded_fraction(v: float, form: Format) -> float:
+    """The same for one number, in fractions."""
+    if math.isnan(v) or math.isinf(v):
+        return v
+    if v == 0 or (form.flush and abs(v) < 2.0**-126):
+        return 0.0
+    exact = Fraction(v)
+    exponent = math.frexp(v)[1] - 1
+    step = Fraction(2) ** max(exponent - (form.digits - 1), form.lowest)
+    result = round(exact / step) * step
+    return math.copysign(math.inf, v) if abs(result) >= Fraction(2) ** form.end else float(result) + 0.0
+
+
+def encoded(v: Array, form: Format) -> Array:
+    """Numbers of the format, in the format; NaN canonical."""
+    with np.errstate(all="ignore"):
+        if form.kind is ml_dtypes.bfloat16:
+            b = (v.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+            return np.where(np.isnan(v), np.uint16(0x7FC0), b).view(ml_dtypes.bfloat16)
+        narrow = v.astype(form.kind)
+        return np.where(np.isnan(v), np.array(np.nan, form.kind), narrow)
+
+
+def decoded(patterns: Array, form: Format) -> Array:
+    """What the bit patterns of a format stand for, as float64."""
+    width = patterns.dtype.itemsize * 8
+    b = patterns.astype(np.int64)
+    fraction_bits = form.digits - 1
+    exponent = (b >> fraction_bits) & ((1 << (width - 1 - fraction_bits)) - 1)
+    fraction = b & ((1 << fraction_bits) - 1)
+    special = exponent == (1 << (width - 1 - fraction_bits)) - 1
+    mantissa = fraction + ((exponent > 0).astype(np.int64) << fraction_bits)
+    size = np.ldexp(mantissa.astype(np.float64), np.maximum(exponent, 1) - 1 + form.lowest)
+    size = np.where(special, np.where(fraction > 0, np.nan, np.inf), size)
+    return np.where(b >> (width - 1) == 1, -size, size)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Values
+
+
+def around(v: float) -> list[float]:
+    """A number, its neighbours, and their negatives."""
+    near = [math.nextafter(v, 0.0), v, math.nextafter(v, math.inf)]
+    return [*near, *(-n for n in near)]
+
+
+@cache
+def edges() -> Array:
+    """Zeros, infinities, NaN, halfway cases, and the ends of every format, with their neighbours."""
+    found = [0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-1022, -(2.0**-1022), 1.7e308, -1.7e308]
+    for v in (0.5, 1.0, 1.5, 2.5, 3.5, 2.0**31, 2.0**51 + 0.5, 2.0**52 + 1, 2.0**53, 2.0**63, 2.0**-600, 2.0**423):
+        found += around(v)
+    for form in FORMATS.values():
+        smallest = 2.0 ** (form.lowest + form.digits - 1)
+        unit = 2.0**form.lowest
+        largest = 2.0**form.end - 2.0 ** (form.end - form.digits)
+        overflow = 2.0**form.end - 2.0 ** (form.end - form.digits - 1)
+        for v in (smallest, smallest - unit / 2, unit, unit / 2, unit * 1.5, unit * 2.5, largest, overflow):
+            found += around(v)
+        for odd in (1, 3, 5):  # halfway between two neighbours above 1
+            found += around(1 + odd * 2.0**-form.digits)
+    return np.array(found)
+
+
+@cache
+def patterns() -> Array:
+    """Random bits as float64, without subnormals: a product of two inputs is far above these."""
+    v = integers("patterns", COUNT).view(np.float64)
+    return np.concatenate([edges(), np.where(np.abs(v) < 2.0**-1022, 0.0, v)])
+
+
+@cache
+def near_formats() -> Array:
+    """Random magnitudes within and around every format; many are halfway cases, or next to one."""
+    b = integers("near", COUNT).view(np.int64)
+    exponent = 1023 + labels("near exponents", (COUNT,), 330) - 180
+    v = (b & ~(2047 << 52)) | exponent << 52
+    which = np.arange(COUNT)
+    for form, turn in ((FORMATS["float32"], 0), (FORMATS["bfloat16"], 1), (FORMATS["float16"], 2)):
+        drop = 53 - form.digits
+        halfway = (v >> drop << drop) | 1 << (drop - 1)
+        v = np.where(which % 6 == turn, halfway + which // 6 % 3 - 1, v)
+    return np.concatenate([edges(), v.view(np.float64)])
+
+
+@cache
+def plain(name: str) -> Array:
+    """Random float32 values of many magnitudes, as float64."""
+    v = np.ldexp(bell(name, (COUNT,)), labels(name + " exponents", (COUNT,), 40).astype(np.int32) - 20)
+    return v.astype(np.float32).astype(np.float64)
+
+
+@cache
+def pairs() -> tuple[Array, Array]:
+    """Every edge with every edge, then random bits."""
+    e = edges()
+    return (
+        np.concatenate([np.repeat(e, len(e)), patterns()]),
+        np.concatenate([np.tile(e, len(e)), patterns()[::-1]]),
+    )
+
+
+@cache
+def whole(digits: int) -> Array:
+    """Random int64 of up to so many bits, of every size and sign."""
+    b = integers(f"whole {digits}", COUNT).view(np.int64)
+    return np.concatenate([[0, 1, -1, (1 << digits) - 1, 1 - (1 << digits)], b >> (64 - digits - 1) >> np.arange(COUNT) % digits])
+
+
+@cache
+def grid() -> Array:
+    """A small array with an axis to sum over, of integers as float64."""
+    return np.floor(bell("grid", (3, 1000, 7)) * 2.0**40)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Contracts
+
+
+@dataclass(frozen=True)
+class Contract:
+    """An operation, its arguments, and what it must give."""
+
+    function: Callable[..., Any]
+    arguments: Callable[[], Sequence[Array]]
+    expected: Callable[..., Any]
+
+
+def bits_of(v: Array) -> Array:
+    return np.ascontiguousarray(v).view(np.int64)
+
+
+def chopped(v: Array) -> Array:
+    return (bits_of(v) >> 5 << 5).view(np.float64)
+
+
+def no_minus_zero(v: Array) -> Array:
+    return np.where(v == 0.0, 0.0, v)
+
+
+def narrow_inputs(name: str) -> tuple[Array]:
+    """Every pattern of a 16-bit format; many of float32."""
+    if name == "float32":
+        raw = integers("float32", COUNT).astype(np.uint32)
+        return (np.concatenate([edges().astype(np.float32).view(np.uint32), raw]).view(np.float32),)
+    return (np.arange(1 << 16, dtype=np.uint16).view(FORMATS[name].kind),)
+
+
+def raw_bits(x: Array) -> Array:
+    return x.view(np.uint32 if x.dtype.itemsize == 4 else np.uint16)
+
+
+def loading(name: str) -> Contract:
+    """``functions.load``: exact, but below 2^-126 +0."""
+
+    def expected(x: Array) -> Array:
+        v = decoded(raw_bits(x), FORMATS[name])
+        return np.where(np.abs(v) < 2.0**-126, 0.0, v)
+
+    return Contract(lambda ops, x: functions.load(ops, x), lambda: narrow_inputs(name), expected)
+
+
+def representable(name: str) -> tuple[Array]:
+    """Every value of a format that ``store`` can meet: no flushed ones."""
+    v = decoded(raw_bits(narrow_inputs(name)[0]), FORMATS[name])
+    return (np.where((np.abs(v) < 2.0**-126) & FORMATS[name].flush, 0.0, v),)
+
+
+def storing(name: str) -> Contract:
+    return Contract(
+        lambda ops, v: ops.store(v, name), lambda: representable(name), lambda v: encoded(v, FORMATS[name])
+    )
+
+
+def rounding(name: str) -> Contract:
+    return Contract(
+        lambda ops, v: functions.to_dtype(ops, v, name),
+        lambda: (near_formats(),),
+        lambda v: encoded(rounded(v, FORMATS[name]), FORMATS[name]),
+    )
+
+
+def whole_input(kind: Any) -> Contract:
+    def arguments() -> tuple[Array]:
+        if kind is np.bool_:
+            return (np.array([True, False]),)
+        low, high = max(np.iinfo(kind).min, -(2**53)), min(np.iinfo(kind).max, 2**53)
+        return (np.array([low, low + 1, 0, 1, 2, 100, high - 1, high], kind),)
+
+    return Contract(lambda ops, x: ops.load(x), arguments, lambda x: np.array([float(int(n)) for n in x]))
+
+
+def elementwise(function: Callable[..., Any], expected: Callable[..., Any], values: Any = patterns) -> Contract:
+    return Contract(function, lambda: (values(),), expected)
+
+
+def cutting(start: int | None, stop: int | None) -> Contract:
+    return Contract(
+        lambda ops, v: tuple(ops.cut(v, axis, start, stop) for axis in range(3)),
+        lambda: (bell("cut", (3, 1, 4)),),
+        lambda v: tuple(
+            np.take(v, range(v.shape[axis])[start:stop], axis) for axis in range(3)
+        ),
+    )
+
+
+def truncated(v: Array) -> Array:
+    return np.copysign(np.floor(np.abs(v)), v)
+
+
+def even(v: Array) -> Array:
+    """Round to integer, ties to even, by way of floor; the sign of zero is that of the argument."""
+    size = np.abs(v)
+    low = np.floor(size)
+    with np.errstate(invalid="ignore"):
+        rest = size - low
+        up = (rest > 0.5) | ((rest == 0.5) & (low % 2 == 1))
+    return np.copysign(np.where(up, low + 1, low), v)
+
+
+def compared(a: Array, b: Array) -> tuple[Array, ...]:
+    """Comparisons by integers: the order of the bits is that of the numbers."""
+    def key(v: Array) -> Array:
+        bits = bits_of(v)
+        return np.where(bits < 0, -(bits & ((1 << 63) - 1)), bits)
+
+    fine = ~(np.isnan(a) | np.isnan(b))
+    return (key(a) < key(b)) & fine, (key(a) > key(b)) & fine, (key(a) >= key(b)) & fine, (key(a) == key(b)) & fine
+
+
+def exactly(a: Array, b: Array) -> tuple[Array, ...]:
+    """IEEE operations, NumPy's; results below the normal numbers are outside the contract."""
+    with np.errstate(all="ignore"):
+        return a + b, a - b, a * b, a / b
+
+
+def in_range(a: Array, b: Array) -> tuple[Array, ...]:
+    """Where no result is subnormal."""
+    ok = np.ones(a.shape, bool)
+    for r in exactly(a, b):
+        ok &= ~((np.abs(r) < 2.0**-1021) & (r != 0.0)) & ~((r == 0.0) & (a != 0.0) & (b != 0.0) & (a != b) & (a != -b))
+    return a[ok], b[ok]
+
+
+CONTRACTS: dict[str, Contract] = {
+    **{f"load {name}": loading(name) for name in FORMATS},
+    **{f"load {np.dtype(k).name}": whole_input(k) for k in (np.bool_, np.uint8, np.int8, np.int16, np.int32, np.int64)},
+    **{f"store {name}": storing(name) for name in FORMATS},
+    **{f"to_dtype {name}": rounding(name) for name in FORMATS},
+    "float32": elementwise(
+        lambda ops, v: ops.float32(v), lambda v: rounded(v, FORMATS["float32"]), near_formats
+    ),
+    "float32 wide": elementwise(lambda ops, v: ops.float32(v), lambda v: rounded(v, FORMATS["float32"])),
+    "float32 of a product": Contract(
+        lambda ops, a, b: ops.float32(a * b) * b,
+        lambda: (plain("a"), plain("b")),
+        lambda a, b: rounded(a * b, FORMATS["float32"]) * b,
+    ),
+    "bits": elementwise(lambda ops, v: ops.bits(v), bits_of),
+    "value": elementwise(lambda ops, b: ops.value(b), lambda b: b.view(np.float64), lambda: bits_of(patterns())),
+    "band": elementwise(
+        lambda ops, b: tuple(ops.band(b, mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)),
+        lambda b: tuple(b & np.int64(mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)),
+        lambda: whole(63),
+    ),
+    "shl": elementwise(
+        lambda ops, b: tuple(ops.shl(b, n) for n in (0, 1, 21, 32, 52, 63)),
+        lambda b: tuple((b.astype(np.uint64) * np.uint64(1 << n)).view(np.int64) for n in (0, 1, 21, 32, 52, 63)),
+        lambda: whole(63),
+    ),
+    "shr": elementwise(
+        lambda ops, b: tuple(ops.shr(b, n) for n in (0, 1, 11, 32, 52, 63)),
+        lambda b: tuple(np.floor_divide(b, 1 << n) if n < 63 else np.where(b < 0, -1, 0) for n in (0, 1, 11, 32, 52, 63)),
+        lambda: whole(63),
+    ),
+    "to_int": elementwise(
+        lambda ops, v: ops.to_int(v), lambda v: v.astype(np.int64), lambda: np.append(whole(51).astype(np.float64), -0.0)
+    ),
+    "to_float": elementwise(lambda ops, b: ops.to_float(b), lambda b: b.astype(np.float64), lambda: whole(53)),
+    "rint": elementwise(
+        lambda ops, v: ops.rint(v), even, lambda: np.concatenate([patterns(), plain("rint"), np.arange(-999, 999) / 2])
+    ),
+    "trunc": elementwise(
+        lambda ops, v: ops.trunc(v), truncated, lambda: np.concatenate([patterns(), plain("trunc"), np.arange(-999, 999) / 2])
+    ),
+    "abs": elementwise(lambda ops, v: ops.abs(v), lambda v: (bits_of(v) & ((1 << 63) - 1)).view(np.float64)),
+    "isnan": elementwise(
+        lambda ops, v: ops.isnan(v), lambda v: (bits_of(v) & ((1 << 63) - 1)) > bits_of(np.array([np.inf]))[0]
+    ),
+    "where": Contract(
+        lambda ops, v, w: (
+            ops.where(v > w, v, w), ops.where(v > w, v, 0.0), ops.where(v > w, float("nan"), w),
+            ops.where(v > w, 1.0, float("-inf")), ops.where(v > 0.0, -0.0, v),
+        ),
+        pairs,
+        lambda v, w: (
+            np.choose(v > w, [w, v]), np.choose(v > w, [np.zeros_like(v), v]), np.choose(v > w, [w, np.full_like(v, np.nan)]),
+            np.choose(v > w, [np.full_like(v, -np.inf), np.ones_like(v)]), np.choose(v > 0, [v, np.full_like(v, -0.0)]),
+        ),
+    ),
+    "where int64": Contract(
+        lambda ops, b: (ops.where(b > 0, b, 7), ops.where(b > 0, -7, b), ops.where(b == 0, b, b - 1)),
+        lambda: (whole(62),),
+        lambda b: (np.choose(b > 0, [np.full_like(b, 7), b]), np.choose(b > 0, [b, np.full_like(b, -7)]), b - (b != 0)),
+    ),
+    "where broadcast": Contract(
+        lambda ops, v, w: (ops.where(v > w, v, w), ops.where(w == w, w, 0.0 * v)),
+        lambda: (bell("v", (5, 1, 3)), bell("w", (1, 4, 1))),
+        lambda v, w: (np.maximum(v, w), np.broadcast_to(w, (5, 4, 3)).copy()),
+    ),
+    "both invert": Contract(
+        lambda ops, v, w: (ops.both(v > 0.0, w > 0.0), ops.invert(v > 0.0)),
+        pairs,
+        lambda v, w: ((v > 0) * (w > 0) == 1, (v > 0) == False),  # noqa: E712  (an independent spelling)
+    ),
+    "larger": Contract(
+        lambda ops, a, b: ops.larger(a, b), lambda: (whole(63), whole(63)[::-1].copy()), lambda a, b: np.where(a < b, b, a)
+    ),
+    "amax": elementwise(
+        lambda ops, v: tuple(ops.amax(v, axis) for axis in range(3)),
+        lambda v: tuple(np.sort(v, axis).take([-1], axis) for axis in range(3)),
+        lambda: no_minus_zero(np.where(np.isnan(patterns()[:999999]), -np.inf, patterns()[:999999])).reshape(99, 9, 1122 + 0)
+        if False else no_minus_zero(np.where(np.isnan(patterns()[:990000]), -np.inf, patterns()[:990000])).reshape(99, 10, 1000),
+    ),
+    "amax int64": elementwise(
+        lambda ops, b: tuple(ops.amax(b, axis) for axis in range(3)),
+        lambda b: tuple(np.sort(b, axis).take([-1], axis) for axis in range(3)),
+        lambda: whole(63)[:990000].reshape(99, 10, 1000),
+    ),
+    "isum": elementwise(
+        lambda ops, v: tuple(ops.isum(v, axis) for axis in range(3)),
+        lambda v: tuple(v.astype(np.int64).sum(axis, keepdims=True).astype(np.float64) for axis in range(3)),
+        grid,
+    ),
+    "isum_int": elementwise(
+        lambda ops, b: tuple(ops.isum_int(b, axis) for axis in range(3)),
+        lambda b: tuple(sum(np.split(b, b.shape[axis], axis)) for axis in range(3)),
+        lambda: whole(50)[:21000].reshape(3, 1000, 7),
+    ),
+    "total": elementwise(
+        lambda ops, b: (ops.total(b), ops.total(b[:, :, :0])),
+        lambda b: (np.array([sum(map(int, row.ravel())) for row in b]), np.zeros(len(b), np.int64)),
+        lambda: whole(40)[:21000].reshape(3, 1000, 7),
+    ),
+    "count": elementwise(
+        lambda ops, v: (ops.count(v > 0.0), ops.count(v[:, :0] > 0.0)),
+        lambda v: (np.array([sum(n > 0 for n in row.ravel().tolist()) for row in v]), np.zeros(len(v), np.int64)),
+        grid,
+    ),
+    "stack concat": elementwise(
+        lambda ops, v: (
+            *(ops.stack([v, v - 1.0], axis) for axis in (0, 1, 2, 3, -1)),
+            *(ops.concat([v, v[:, :1], v], 1) for axis in (1,)),
+        ),
+        lambda v: (
+            *(np.stack([v, v - 1], axis) for axis in (0, 1, 2, 3, -1)), np.concatenate([v, v[:, :1], v], 1)
+        ),
+        grid,
+    ),
+    **{
+        f"cut {start}:{stop}": cutting(start, stop)
+        for start, stop in ((0, 1), (-1, None), (1, None), (0, -1), (-2, -1), (1, 2), (2, None), (0, -2))
+    },
+    "zeros ones": elementwise(
+        lambda ops, v: (ops.zeros_like(v), ops.ones_like(v), ops.zeros_like(ops.bits(v)), ops.ones_like(ops.bits(v))),
+        lambda v: tuple(np.full(v.shape, fill, kind) for kind in (np.float64, np.int64) for fill in (0, 1)),
+        grid,
+    ),
+    "iota": elementwise(
+        lambda ops, v: tuple(ops.iota(9, v, axis) for axis in range(3)),
+        lambda v: tuple(np.arange(9).reshape([9 if a == axis else 1 for a in range(3)]) for axis in range(3)),
+        grid,
+    ),
+    "constant": elementwise(
+        lambda ops, v: tuple(ops.constant([0.25, -0.0, 3.7], v, axis) for axis in range(3)),
+        lambda v: tuple(np.array([0.25, -0.0, 3.7]).reshape([3 if a == axis else 1 for a in range(3)]) for axis in range(3)),
+        grid,
+    ),
+    "+ - * /": Contract(lambda ops, a, b: (a + b, a - b, a * b, a / b), lambda: in_range(*pairs()), exactly),
+    "< > >= ==": Contract(lambda ops, a, b: (a < b, a > b, a >= b, a == b), pairs, compared),
+    "+ - int64": Contract(
+        lambda ops, a, b: (a + b, a - b, 0 - a, 5 - a, a < b, a == 7, a > 0, a >= 0),
+        lambda: (whole(61), whole(61)[::-1].copy()),
+        lambda a, b: (a + b, a - b, -a, -(a - 5), b > a, a == 7, a > 0, a > -1),
+    ),
+}  # fmt: skip
+
+
+def run_all(mode: Mode, contracts: Sequence[Contract]) -> list[list[Array]]:
+    """The results of several contracts in one call, so that a compiler compiles once."""
+    arguments = [tuple(c.arguments()) for c in contracts]
+    flat = [a for group in arguments for a in group]
+
+    def bundle(ops: Any, *tensors: Any) -> Any:
+        results: list[Any] = []
+        at = 0
+        for contract, group in zip(contracts, arguments, strict=True):
+            result = contract.function(ops, *tensors[at : at + len(group)])
+            results += result if isinstance(result, tuple) else (result,)
+            at += len(group)
+        return tuple(results)
+
+    found = iter(mode.call(bundle, *flat))
+    return [[next(found) for _ in several(expected(c))] for c in contracts]
+
+
+def several(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@cache
+def expected(contract: Contract) -> Any:
+    return contract.expected(*contract.arguments())
+
+
+@cache
+def compiled_results(mode: Mode) -> dict[str, list[Array]]:
+    return dict(zip(CONTRACTS, run_all(mode, list(CONTRACTS.values())), strict=True))
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_operation(mode: Mode, name: str) -> None:
+    contract = CONTRACTS[name]
+    results = compiled_results(mode)[name] if mode.compiles else run_all(mode, [contract])[0]
+    for got, wanted in zip(results, several(expected(contract)), strict=True):
+        found = differing(got, wanted)
+        if name.startswith(("store", "to_dtype")) and not found and (as_bits(got) != as_bits(wanted)).any():
+            found = "a NaN that is not the canonical one"
+        assert not found, f"{name} in {mode.name}: {found}"
