@@ -78,6 +78,10 @@ def evaluate(
     with np.errstate(all="ignore"):  # infinities and NaN are answers here
         inputs = _read(raw, target, sample_weight, spec.ignore_index, channel_axis)
         maps, terms, gradient = [], {}, np.zeros_like(inputs.x)
+        positions = inputs.x.shape[:-1]
+        h = _at_positions(
+            np.asarray(upstream, np.longdouble), positions if reduction == "none" else (), "upstream"
+        )
         for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
             found = _TERMS[type(term)](term, inputs)
             value = np.where(found.counts, inputs.weighted(found.value), 0.0)
@@ -85,13 +89,14 @@ def evaluate(
             scale = scale if reduction == "mean" else np.longdouble(1)
             terms[name] = _float64(value) if reduction == "none" else float(_sum(value) * scale)
             if weight != 0:
-                # The coefficient stands inside the gradient: the boundary term mixes it between neighbours.
-                c = _at_positions(np.asarray(upstream, np.longdouble), value.shape, "upstream")
-                c = inputs.weighted(_float32(weight) * scale * c)
-                gradient = gradient + found.gradient(np.where(found.counts, c, 0.0))
+                c = np.where(found.counts, inputs.weighted(np.full(positions, _float32(weight) * scale)), 0.0)
+                if reduction == "none":  # per position, so it belongs inside a gradient that mixes neighbours
+                    c = np.where(h == 0, 0.0, c * h)
+                gradient = gradient + found.gradient(c)
                 maps.append((_float32(weight), value, scale))
         total = sum((w * v for w, v, _ in maps), np.zeros_like(inputs.x[..., 0]))
         loss = float(sum((w * _sum(v) * scale for w, v, scale in maps), np.longdouble(0)))
+        gradient = gradient if reduction == "none" else h * gradient
         gradient = gradient[..., 0] if single else np.moveaxis(gradient, -1, channel_axis)
         per_position = _float64(total)
         return Result(per_position if reduction == "none" else loss, _float64(gradient), terms, per_position)
@@ -147,8 +152,9 @@ def _read(
 
 def _at_positions(given: NDArray[Any], positions: tuple[int, ...], name: str) -> NDArray[Any]:
     """A number, `(B,)` or `(B, *spatial)`, as a map."""
-    if given.shape not in ((), positions[:1], positions):
-        raise ValueError(f"{name} has shape {given.shape}, expected {positions[:1]} or {positions}")
+    expected = dict.fromkeys(((), positions[:1], positions))
+    if given.shape not in expected:
+        raise ValueError(f"{name} has shape {given.shape}, expected {' or '.join(map(str, expected))}")
     missing = len(positions) - given.ndim
     return np.broadcast_to(given.reshape(given.shape + (1,) * missing), positions)
 
@@ -370,7 +376,8 @@ def _boundary(term: Boundary, inputs: _Inputs) -> _Found:
         g = stencil.transposed(y.reshape(rows)).reshape(shape)
         if term.on == "logits":
             return g
-        return np.where(inputs.valid[..., None], q * (g - (q * g).sum(-1, keepdims=True)), 0.0)
+        unused = (g == 0).all(-1, keepdims=True)
+        return np.where(unused, 0.0, q * (g - (q * g).sum(-1, keepdims=True)))
 
     return _Found((d * d).mean(-1), counts, np.longdouble(counts.sum()), gradient)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scenes import CLASSES, Scenes
 
-WIDTHS = (8, 32, 64, 96)  # channels of the net's levels: 64x64, 32x32, 16x16 and 8x8 pixels
+WIDTHS = (8, 24, 48, 96)  # channels of the net's levels: 64x64, 32x32, 16x16 and 8x8 pixels
 REQUIRED_IOU = 0.80
 
 
@@ -19,10 +19,10 @@ class Settings:
     """One training. Everything that both frameworks must agree on stands here."""
 
     out: Path = Path("demo-out")
-    steps: int = 800
+    steps: int = 600
     batch: int = 8
     held_out: int = 200  # scenes that the net is judged on
-    learning_rate: float = 4e-3  # falls linearly to 0
+    learning_rate: float = 6e-3  # falls linearly to 0
     adam_epsilon: float = 1e-7  # PyTorch's default is 1e-8, Keras' 1e-7
     required_iou: float = REQUIRED_IOU
 
@@ -60,7 +60,7 @@ def initial_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     for level, width in enumerate(WIDTHS):
         above = WIDTHS[level - 1] if level else 1
         weights[f"down{level}"] = rng.normal(0, (2 / (9 * above)) ** 0.5, (width, above, 3, 3))
-        weights[f"score{level}"] = rng.normal(0, 0.01, (CLASSES, width, 1, 1))
+        weights[f"score{level}"] = rng.normal(0, 0.05, (CLASSES, width, 1, 1))
     for level, (width, below) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
         weights[f"up{level}"] = rng.normal(0, (2 / (9 * (width + below))) ** 0.5, (width, width + below, 3, 3))
     return {name: kernel.astype(np.float32) for name, kernel in weights.items()}

@@ -1,5 +1,9 @@
 """Train the U-Net in PyTorch: `python examples/train_torch.py [--out DIR] [--quick]`."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads leave the cores to others
+
 from collections.abc import Callable
 
 import dualloss as dl

@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from modes import NAMES, Mode, make  # noqa: E402  (imports follow the settings)
+from modes import NAMES, Mode, make  # after the settings
 
 
 @pytest.fixture(params=NAMES, scope="module")

@@ -1,4 +1,3 @@
-# ruff: noqa: D103 - the names of the tests say it
 """The executable definition against truths of another make: NumPy's casts, fsum, decimals, matrices."""
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def test_gradients_of_gradients(case: str) -> None:
     options: dict[str, Any] = {"reduction": "mean", "channel_axis": -1}
 
     leaf = torch.tensor(x, requires_grad=True)
-    target, weight = (None if v is None else torch.tensor(v) for v in data[1:])
+    target, weight = torch.tensor(data[1]), None if data[2] is None else torch.tensor(data[2])
     value = torch_native.loss(spec, leaf, target, weight, **options)[0]
     (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
     (expected,) = torch.autograd.grad((gradient * torch.tensor(vector)).sum(), leaf)
@@ -266,6 +266,18 @@ def test_what_does_not_count_is_not_seen(case: str, mode: str) -> None:
     if target.ndim == x.ndim and weight is not None and weight.dtype == bool:
         target = np.where(seen[..., None], target, np.nan)
     found = run(spec, x, target, weight, mode=mode)
+    assert np.isfinite(found.loss) and np.isfinite(found.gradient).all()
+    within(found, evaluate(spec, x, target, sample_weight=weight), spec)
+
+
+@each_case
+def test_a_sample_of_weight_0_is_not_seen(case: str) -> None:
+    """It may be NaN altogether, as the padding of a batch is."""
+    spec, x, target, _ = example(case)
+    weight = np.zeros(x.shape[:-1], np.float32)
+    weight[1:] = 2
+    x[0] = np.nan
+    found = run(spec, x, target, weight)
     assert np.isfinite(found.loss) and np.isfinite(found.gradient).all()
     within(found, evaluate(spec, x, target, sample_weight=weight), spec)
 

@@ -253,6 +253,18 @@ def test_what_does_not_count_is_not_seen(case: str, mode: str) -> None:
     within(found, evaluate(spec, x, target, sample_weight=weight), spec)
 
 
+@each_case
+def test_a_sample_of_weight_0_is_not_seen(case: str) -> None:
+    """It may be NaN altogether, as the padding of a batch is."""
+    spec, x, target, _ = example(case)
+    weight = np.zeros(x.shape[:-1], np.float32)
+    weight[1:] = 2
+    x[0] = np.nan
+    found = run(spec, x, target, weight)
+    assert np.isfinite(found.loss) and np.isfinite(found.gradient).all()
+    within(found, evaluate(spec, x, target, sample_weight=weight), spec)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "spec",

@@ -1,4 +1,4 @@
-"""The PyTorch backend as its users meet it: the bits of the NumPy engine, autograd, compilation, training, errors."""
+"""The PyTorch backend as users meet it: the bits of the NumPy engine, autograd, compilation, errors."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ def test_memory_layout_does_not_show(total: Any, same_bits: SameBits) -> None:
     }
     for name, view in views.items():
         assert name == "channels_last" or not view.is_contiguous()
-        found = value_and_gradient(Loss(TOTAL_LOSS), view, labels.T.contiguous().T)
+        found = value_and_gradient(
+            Loss(TOTAL_LOSS), view, labels.transpose(1, 2).contiguous().transpose(1, 2)
+        )
         if name == "expanded":
             same = loss_and_gradient(TOTAL_LOSS, np.stack([total.x[0]] * 2), total.target)
             same_bits(found[0], same.loss)
@@ -455,7 +457,8 @@ def test_module_has_no_state() -> None:
 def test_repr_shows_the_settings() -> None:
     text = repr(Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), reduction="sum", channel_axis=-1))
     assert text == (
-        "Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), reduction='sum', numerics='exact', channel_axis=-1)"
+        "Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), "
+        "reduction='sum', numerics='exact', channel_axis=-1)"
     )
 
 
@@ -653,7 +656,7 @@ ERRORS: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
         TypeError,
         r"sample_weight has dtype torch.float64",
     ),
-    "input no tensor": (TOTAL_LOSS, ([[1.0]], pair()[1]), TypeError, "input is list, expected a torch.Tensor"),
+    "input no tensor": (TOTAL_LOSS, ([[1.0]], pair()[1]), TypeError, "input is list, expected a"),
     "target no tensor": (
         TOTAL_LOSS,
         (pair()[0], np.zeros((2, 4, 4), int)),
@@ -666,7 +669,7 @@ ERRORS: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
         TOTAL_LOSS,
         pair(target=(2, 1, 4, 4)),
         ValueError,
-        r"target has shape \(2, 1, 4, 4\), expected \(2, 4, 4\) class indices or \(2, 3, 4, 4\) dense targets",
+        r"target has shape \(2, 1, 4, 4\), expected \(2, 4, 4\) class indices or \(2, 3, 4, 4\) dense",
     ),
     "channels last by mistake": (TOTAL_LOSS, pair(target=(2, 4, 4, 3)), ValueError, r"\(2, 4, 4, 3\)"),
     "smaller target": (TOTAL_LOSS, pair(target=(2, 4, 3)), ValueError, r"target has shape \(2, 4, 3\)"),

@@ -1,8 +1,8 @@
 """Rounding and the exactly defined unary functions (docs/numerics.md, sections 1.1 to 1.3).
 
-The functions take their argument on a coarse grid and give 28 bits, rounded at a threshold (not at the midpoint but
-near it) that no true value comes close to: so every float64 library gives the same bits, and no table of hard cases is
-needed. What the grid drops comes back as a first-order correction, whose products are exact.
+The functions take their argument on a coarse grid and give a few bits more than float32 has, rounded at a threshold
+(not at the midpoint but near it) that no true value comes close to: so every float64 library gives the same bits, and
+no table of hard cases is needed. What the grid drops comes back as a correction.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from .ops import Array, Ops
 TINY = 2.0**-126
 """The smallest normal float32: what is smaller counts as zero."""
 
-EXP_GRID = 2.0**15
-EXP_LOWEST = -2861843
+EXP_GRID = 2.0**10
+EXP_LOWEST = -89432
 """The lowest grid index whose exp is at least 2^-126."""
-EXP_THRESHOLD = 15745977
+EXP_BITS = 33
+EXP_THRESHOLD = 535902
+LOG1P_BITS = 28
 LOG1P_THRESHOLD = 17772251
-_KEEP_28 = -(1 << 25)
+_KEEP_33 = -(1 << (53 - EXP_BITS))
+_KEEP_28 = -(1 << (53 - LOG1P_BITS))
 _KEEP_48 = -(1 << 5)
 _KEEP_16 = -(1 << 37)
 _HALF_16 = 1 << 36
@@ -40,17 +43,18 @@ def times(ops: Ops, a: Array, b: Array | float) -> Array:
 
 
 def exp_on_grid(ops: Ops, k: Array) -> Array:
-    """28 bits of ``exp(k 2^-15)`` for integers ``EXP_LOWEST <= k <= 0``."""
-    return ops.value(ops.band(ops.bits(ops.exp(k * (1 / EXP_GRID))) + EXP_THRESHOLD, _KEEP_28))
+    """33 bits of ``exp(k 2^-10)`` for integers ``EXP_LOWEST <= k <= 0``."""
+    return ops.value(ops.band(ops.bits(ops.exp(k * (1 / EXP_GRID))) + EXP_THRESHOLD, _KEEP_33))
 
 
 def exp(ops: Ops, d: Array) -> Array:
     """``exp*(d)`` for ``d <= 0``, 0 below 2^-126; NaN for NaN."""
     y = ops.where(d < -88.0, -88.0, d) * EXP_GRID
     k = ops.rint(y)
-    j = ops.rint((y - k) * 2.0**25)
+    r = (y - k) * (1 / EXP_GRID)
     e = exp_on_grid(ops, k)
-    return ops.where(k < EXP_LOWEST, 0.0, e + e * (j * 2.0**-40))
+    e = e + times(ops, e, r + times(ops, r, r) * 0.5)
+    return ops.where(k < EXP_LOWEST, 0.0, e)
 
 
 def log1p_on_grid(ops: Ops, q: Array) -> Array:

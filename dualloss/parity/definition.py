@@ -107,17 +107,17 @@ def load(v: float) -> float:
 _DECIMAL = Context(prec=200)
 
 
-def _keep_28_bits(true: Fraction, raise_by: int) -> float:
-    """The largest number of 28 bits not above true + raise_by * ulp64; ulp64 is that of true's binade."""
+def _keep_bits(bits: int, true: Fraction, raise_by: int) -> float:
+    """The largest number of so many bits not above true + raise_by * ulp64; ulp64 is that of true's binade."""
     raised = true + raise_by * Fraction(2) ** (floor_log2(true) - 52)
-    step = Fraction(2) ** (floor_log2(raised) - 27)
+    step = Fraction(2) ** (floor_log2(raised) - (bits - 1))
     return float(raised // step * step)
 
 
 @cache
 def _exp_kept(k: int) -> float:
-    """E of 1.2, for exp(k 2^-15)."""
-    return _keep_28_bits(Fraction(_DECIMAL.exp(Decimal(k * 2.0**-15))), 15745977)
+    """E of 1.2, for exp(k 2^-10)."""
+    return _keep_bits(33, Fraction(_DECIMAL.exp(Decimal(k * 2.0**-10))), 535902)
 
 
 @cache
@@ -125,7 +125,7 @@ def _log1p_kept(q: float) -> float:
     """Λ of 1.3, for log1p(q)."""
     if q == 0:
         return 0.0
-    return _keep_28_bits(Fraction(_DECIMAL.ln(_DECIMAL.add(Decimal(1), Decimal(q)))), 17772251)
+    return _keep_bits(28, Fraction(_DECIMAL.ln(_DECIMAL.add(Decimal(1), Decimal(q)))), 17772251)
 
 
 def exp_star(d: float) -> float:
@@ -133,12 +133,12 @@ def exp_star(d: float) -> float:
     if math.isnan(d):
         return NAN
     z = d if d >= -88 else -88.0
-    y = z * 2.0**15
+    y = z * 2.0**10
     k = round(y)
-    j = round((y - k) * 2.0**25)
+    r = (y - k) * 2.0**-10
     e_kept = _exp_kept(k)
-    e = e_kept + e_kept * (j * 2.0**-40)
-    return 0.0 if k < -2861843 else e
+    e = e_kept + times(e_kept, r + times(r, r) * 0.5)
+    return 0.0 if k < -89432 else e
 
 
 def log1p_star(s: float) -> float:
@@ -289,6 +289,14 @@ class _Softmax:
     @property
     def p(self) -> list[float]:
         return [ec / self.whole for ec in self.e]
+
+    @property
+    def rest(self) -> list[float]:
+        """r_c, which is 1 - p_c."""
+        return [
+            (self.others if dc == 0 else self.whole - ec) / self.whole
+            for dc, ec in zip(self.d, self.e, strict=True)
+        ]
 
     @property
     def log_sum(self) -> float:
@@ -500,10 +508,8 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
     kappa = len(offsets)
     inverse = 1 / channels
 
-    q = batch.x
-    if options.on == "probabilities":
-        soft = [_softmax(x) for x in batch.x]
-        q = [[NAN] * channels if s is None else [chop(pc) for pc in s.p] for s in soft]
+    on_logits = options.on == "logits"
+    soft = [] if on_logits else [_softmax(x) for x in batch.x]
 
     def chain(center: _Field, others: list[_Field]) -> list[float]:
         """κ * center minus the others, left to right."""
@@ -519,11 +525,22 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
         """K(v)."""
         return chain(v, [v.shifted(o, padding) for o in offsets])
 
+    def apart(s: _Softmax | None, t: float, c: int) -> float:
+        """chop(u), u being p - t."""
+        if s is None:
+            return NAN
+        p, r = s.p[c], s.rest[c]
+        return chop((1 - t) - r if p > r else p - t)
+
     responses = []  # D, by channel
     for c in range(channels):
-        of_q = stencil(_Field(shape, [qi[c] for qi in q]))
-        of_t = stencil(_Field(shape, [ti[c] for ti in batch.t]))
-        responses.append([kq - kt for kq, kt in zip(of_q, of_t, strict=True)])
+        if on_logits:
+            of_x = stencil(_Field(shape, [xi[c] for xi in batch.x]))
+            of_t = stencil(_Field(shape, [ti[c] for ti in batch.t]))
+            responses.append([kx - kt for kx, kt in zip(of_x, of_t, strict=True)])
+        else:
+            u = [apart(s, ti[c], c) for s, ti in zip(soft, batch.t, strict=True)]
+            responses.append(stencil(_Field(shape, u)))
     values = [times(inverse, asum([d[i] * d[i] for d in responses])) for i in range(batch.n)]
 
     valid = _Field(shape, [float(v) for v in batch.valid])
@@ -538,15 +555,20 @@ def _boundary(options: Any, batch: _Batch) -> _Term:
             y = _Field(shape, [0.0 if ci == 0 else times(ci, 2 * di) for ci, di in zip(c, d, strict=True)])
             by_channel.append(chain(y, [y.adjoint(o, padding) for o in offsets]))
         rows = [[g[i] for g in by_channel] for i in range(batch.n)]
-        if options.on == "logits":
+        if on_logits:
             return rows
         result = []
-        for qi, row in zip(q, rows, strict=True):
+        for s, row in zip(soft, rows, strict=True):
             if all(gc == 0 for gc in row):
                 result.append([0.0] * channels)
-                continue
-            total = asum([qc * gc for qc, gc in zip(qi, row, strict=True)])
-            result.append([times(qc, gc - total) for qc, gc in zip(qi, row, strict=True)])
+            elif s is None or any(math.isnan(gc) for gc in row):
+                result.append([NAN] * channels)
+            else:
+                shift = max(gc for gc, dc in zip(row, s.d, strict=True) if dc == 0)
+                h = [gc - shift for gc in row]
+                q = [chop(pc) for pc in s.p]
+                total = asum([qc * hc for qc, hc in zip(q, h, strict=True)])
+                result.append([times(qc, hc - total) for qc, hc in zip(q, h, strict=True)])
         return result
 
     return _Term(values, counts, float(sum(counts)), True, gradient)

@@ -20,10 +20,16 @@ from ..exact.numpy_ops import NumpyOps
 Array = Any
 
 DIGESTS = {
-    "exp": "6cf5ea6877eb8c6d057817d9798f4b16f25b22c197c4caa6ee43fd63d25aeb1d",
+    "exp": "9f2ac3cdc40e6dda5a75f29c985f019ccd55a17a340e3ce345790937f1477fa2",
     "log1p": "3c58113febb5a6eb239d3dcc201a70f12ecf109ec8dab23a10c70ca9ad1d8537",
 }
 """SHA-256 of the little-endian float64 results on all arguments, in the order of :func:`arguments`."""
+
+
+_KEPT = {
+    "exp": (functions.EXP_BITS, functions.EXP_THRESHOLD),
+    "log1p": (functions.LOG1P_BITS, functions.LOG1P_THRESHOLD),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Row:
 
 
 def arguments(function: str) -> Array:
-    """Every argument: 2,861,844 for exp; for log1p 0 and all 4,915,200 16-bit numbers from 2^-126 up to 2^24."""
+    """Every argument: 89,433 for exp; for log1p 0 and all 4,915,200 16-bit numbers from 2^-126 up to 2^24."""
     if function == "exp":
         return np.arange(functions.EXP_LOWEST, 1, dtype=np.float64)
     mantissa = np.arange(1 << 15, 1 << 16, dtype=np.float64)
@@ -72,9 +78,10 @@ def scan() -> Iterator[Row]:
 
 
 def _slack(function: str, raw: Array) -> int:
-    threshold = functions.EXP_THRESHOLD if function == "exp" else functions.LOG1P_THRESHOLD
-    low = (np.ascontiguousarray(raw).view(np.int64) + threshold) & ((1 << 25) - 1)
-    return int(np.minimum(low, (1 << 25) - low).min())
+    bits, threshold = _KEPT[function]
+    step = 1 << (53 - bits)
+    low = (np.ascontiguousarray(raw).view(np.int64) + threshold) & (step - 1)
+    return int(np.minimum(low, step - low).min())
 
 
 def _both(ops: Any, function: str, given: Array) -> tuple[Array, Array]:
@@ -131,17 +138,17 @@ def _tensorflow() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Arr
 
 
 def reference_digests() -> dict[str, str]:
-    """The digests from MPFR: the largest 28-bit number not above the true value plus the threshold, exactly."""
+    """The digests from MPFR: the largest number of so many bits not above the true value plus the threshold, exactly."""
     import gmpy2
 
     digests = {}
     with gmpy2.context(gmpy2.get_context(), precision=120):
         for function in DIGESTS:
-            threshold = functions.EXP_THRESHOLD if function == "exp" else functions.LOG1P_THRESHOLD
+            bits, threshold = _KEPT[function]
             results = []
             for argument in arguments(function).tolist():
                 if function == "exp":
-                    true = gmpy2.exp(gmpy2.mpfr(argument) / 32768)
+                    true = gmpy2.exp(gmpy2.mpfr(argument) / functions.EXP_GRID)
                 else:
                     true = gmpy2.log1p(gmpy2.mpfr(argument))
                 if true == 0:
@@ -149,12 +156,9 @@ def reference_digests() -> dict[str, str]:
                     continue
                 exponent = gmpy2.get_exp(true)
                 ulp = gmpy2.exp2(exponent - 53)  # get_exp counts from 0.5: true is in [2^(e-1), 2^e)
-                shifted = (true + threshold * ulp) / gmpy2.exp2(exponent - 28)
-                kept = gmpy2.floor(shifted)
-                top = 1 << 28
-                if kept >= top:  # carried into the next binade, whose units are twice as large: a power of two
-                    kept = gmpy2.mpfr(top)
-                results.append(float(kept * gmpy2.exp2(exponent - 28)))
+                shifted = (true + threshold * ulp) / gmpy2.exp2(exponent - bits)
+                kept = min(gmpy2.floor(shifted), 1 << bits)  # a carry into the next binade: its first number
+                results.append(float(kept * gmpy2.exp2(exponent - bits)))
             digests[function] = hashlib.sha256(np.array(results, "<f8").tobytes()).hexdigest()
     return digests
 

@@ -115,7 +115,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
         t = _target(inputs)
         u = _smooth(_select(kept, t), term.label_smoothing, 1 / x.shape[-1])
         u = u if w is None else w * u
-        weights = tf.reduce_sum(t if w is None else w * t, -1)
+        weights = t if w is None else w * t
         values = _select(kept, tf.reduce_sum(_weighted_log(u, -tf.nn.log_softmax(x)), -1))
 
     if term.normalizer == "all":
@@ -156,11 +156,13 @@ def huber(term: Huber, inputs: Inputs) -> Found:
 
 def boundary(term: Boundary, inputs: Inputs) -> Found:
     """Mean over channels of `(K q - K t)^2`; `q` the input or its softmax."""
-    x, t = _select(inputs.valid, inputs.x), _select(inputs.valid, _target(inputs))
-    q = x if term.on == "logits" else tf.nn.softmax(x)
     counts = None if inputs.valid is None else _eroded(inputs.valid, term.kernel)
+    kept = _kept(counts, inputs.weight)
+    seen = None if kept is None else ~_eroded(~kept, term.kernel)  # by a position that is kept
+    x, t = _select(seen, inputs.x), _select(seen, _target(inputs))
+    q = x if term.on == "logits" else tf.nn.softmax(x)
     # Slices, not a convolution: those may compute in TF32.
-    d = _select(_kept(counts, inputs.weight), _laplacian(q - t, term.kernel, term.padding))
+    d = _select(kept, _laplacian(q - t, term.kernel, term.padding))
     return Found(tf.reduce_mean(d * d, -1), _count(counts, x))
 
 
@@ -300,7 +302,7 @@ def _differences(u: Tensor, kernel: str, padding: str) -> Tensor:
 
 
 def _eroded(valid: Tensor, kernel: str) -> Tensor:
-    """Where a position and all its neighbours are valid; off the edge counts as valid."""
+    """Where a position and all its neighbours are true; off the edge counts as true."""
     result = valid[..., None]
     axes = valid.shape.rank - 1
     padded = tf.pad(result, [(0, 0), *[(1, 1)] * axes, (0, 0)], constant_values=True)
