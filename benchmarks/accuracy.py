@@ -45,8 +45,11 @@ SPECS: dict[str, Spec] = {
     "TOTAL_LOSS": dualloss.TOTAL_LOSS,
 }
 
-BOUNDS = {"position": 2.0, "mean": 1.0, "gradient": 2.0}
-"""What every exact result must hold, in ulp."""
+BOUNDS = {"position": 2.0, "map": 2.0, "mean": 1.0, "gradient": 2.0}
+"""What every exact result must hold, in ulp of: each value of the map, the map's largest, the mean, the gradient's largest."""
+
+CANCELS = 'Boundary(on="probabilities")'
+"""Where neighbours' probabilities nearly cancel, an error of 2^-33 of them is many ulp of what is left; so no bound by position."""
 
 
 def inputs() -> Iterator[tuple[str, Array, Array, Array]]:
@@ -100,7 +103,7 @@ CALLS: dict[str, Call] = {"exact": exact, "native torch": native_torch, "native 
 
 
 def measure(spec: Spec) -> dict[str, dict[str, float]]:
-    """Largest error of map, mean and gradient, by numerics, in float32 ulp (of its largest element for the gradient)."""
+    """Largest error of each quantity, by numerics, in float32 ulp."""
     worst = {name: dict.fromkeys(BOUNDS, 0.0) for name in CALLS}
     for _, x, labels, one_hot in inputs():
         for target in (labels, one_hot):
@@ -109,20 +112,21 @@ def measure(spec: Spec) -> dict[str, dict[str, float]]:
                 row = worst[name]
                 got_map, _ = call(spec, x, target, "none")
                 got, gradient = call(spec, x, target, "mean")
-                row["position"] = max(row["position"], _error(got_map, truth["none"].loss))
-                row["mean"] = max(row["mean"], _error(got, truth["mean"].loss))
-                scale = np.abs(truth["mean"].gradient).max()
-                if scale >= 2.0**-126:
-                    off = np.abs(gradient.astype(np.float64) - truth["mean"].gradient).max()
-                    row["gradient"] = max(row["gradient"], float(off / oracle.ulp(scale)))
+                for quantity, found, true, scaled in (
+                    ("position", got_map, truth["none"].loss, False),
+                    ("map", got_map, truth["none"].loss, True),
+                    ("mean", got, truth["mean"].loss, False),
+                    ("gradient", gradient, truth["mean"].gradient, True),
+                ):
+                    row[quantity] = max(row[quantity], _error(found, true, scaled))
     return worst
 
 
-def _error(got: Array, truth: Array) -> float:
-    """Values below the smallest normal float32 count as 0 by definition."""
-    truth = np.asarray(truth, np.float64)
-    truth = np.where(np.abs(truth) < 2.0**-126, 0.0, truth)
-    return float(np.max(np.abs(np.asarray(got, np.float64) - truth) / oracle.ulp(truth)))
+def _error(got: Array, truth: Array, scaled: bool) -> float:
+    """In ulp of each value, or of the largest; what is below the smallest normal float32 counts as 0, by definition."""
+    truth, got = (np.where(np.abs(v) < 2.0**-126, 0.0, v) for v in (np.float64(truth), np.float64(got)))
+    unit = oracle.ulp(np.abs(truth).max() if scaled else truth)
+    return float(np.max(np.abs(got - truth) / unit))
 
 
 def main() -> int:
@@ -131,8 +135,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/accuracy.md")
     options = parser.parse_args()
     lines = [
-        "| term | numerics | per position | mean | gradient |",
-        "|---|---|---|---|---|",
+        "| term | numerics | per position | of the map's largest | mean | gradient |",
+        "|---|---|---|---|---|---|",
     ]
     missed = []
     for name, spec in SPECS.items():
@@ -140,7 +144,8 @@ def main() -> int:
             lines.append(f"| `{name}` | {numerics} | " + " | ".join(f"{row[q]:.3g}" for q in BOUNDS) + " |")
             print(lines[-1], flush=True)
             if numerics == "exact":
-                missed += [f"{name}: {q} {row[q]:.3g} > {bound}" for q, bound in BOUNDS.items() if row[q] > bound]
+                held = {q: b for q, b in BOUNDS.items() if q != "position" or name != CANCELS}
+                missed += [f"{name}: {q} {row[q]:.3g} > {bound}" for q, bound in held.items() if row[q] > bound]
     versions = (
         f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}, "
         f"tensorflow {tf.__version__}, {platform.machine()} CPU"
@@ -160,12 +165,15 @@ Written by `python benchmarks/accuracy.py --write` (`nox -s accuracy -- --write`
 
 Largest errors over {count} inputs a term: 2 to 257 classes, logits of scale 0.01 to 40, confident and right predictions with losses down to
 1e-17, batches of 264 positions and of one, index and one-hot targets, float32. The truth is `dualloss.oracle`, in extended precision.
-The unit is the ulp (spacing of float32) at the true value; for the gradient, at the largest element of the true gradient.
-Native numerics ran eagerly; exact numerics are the same bits everywhere.
+The unit is the ulp (spacing of float32) at the true value; in the fourth column at the largest value of the true map, for the gradient
+at the largest element of the true gradient. Values below 2^-126 count as 0. Native numerics ran eagerly; exact numerics are the same bits everywhere.
 
 {table}
 
-Exact bounds checked by the command: 2 ulp per position, 1 ulp for the mean, 2 ulp of its scale for the gradient.
+Exact bounds that the command checks: 2 ulp per position, 1 ulp for the mean, 2 ulp of its scale for the gradient. One entry has no bound:
+`Boundary(on="probabilities")` per position. Where the probabilities of neighbours nearly cancel, what is left is far below the map's other values (by
+26 orders of magnitude in the worst entry), and the error of the softmax, 2^-33 of a probability, is many ulp of it.
+The huge native figures are of the same kind: losses of confident predictions that float32 formulas round to 0, and cancelling stencils.
 """
 
 

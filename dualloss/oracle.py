@@ -362,8 +362,12 @@ def _boundary(term: Boundary, inputs: _Inputs) -> _Found:
     shape, spatial, channels = inputs.x.shape, inputs.x.shape[1:-1], inputs.x.shape[-1]
     rows = (shape[0], math.prod(spatial), channels)
     stencil = _Stencil.of(term.kernel, term.padding, spatial)
-    q = inputs.x if term.on == "logits" else _Softmax.of(inputs.x).p
-    d = stencil.apply((q - inputs.t).reshape(rows)).reshape(shape)
+    softmax = _Softmax.of(inputs.x)
+    q, apart = inputs.x, inputs.x - inputs.t
+    if term.on == "probabilities":  # p - t is t's complement less p's where p is nearly 1
+        q = softmax.p
+        apart = np.where(q > softmax.rest, (1 - inputs.t) - softmax.rest, q - inputs.t)
+    d = stencil.apply(apart.reshape(rows)).reshape(shape)
 
     # Off the edge is valid with any padding: what it shows there is the position or its neighbour anyway.
     inside = _Stencil.of(term.kernel, "zeros", spatial)
@@ -377,6 +381,8 @@ def _boundary(term: Boundary, inputs: _Inputs) -> _Found:
         if term.on == "logits":
             return g
         unused = (g == 0).all(-1, keepdims=True)
+        # The Jacobian does not see a shift; less the likeliest class's, what is left at p = 1 is small.
+        g = g - np.take_along_axis(g, inputs.x.argmax(-1)[..., None], -1)
         return np.where(unused, 0.0, q * (g - (q * g).sum(-1, keepdims=True)))
 
     return _Found((d * d).mean(-1), counts, np.longdouble(counts.sum()), gradient)

@@ -1,8 +1,9 @@
-"""What the two trainings share: the settings, the initial weights, the score, the result files. NumPy only."""
+"""What the two trainings share: settings, initial weights, score and result files. NumPy only."""
 
 import argparse
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,17 +53,21 @@ class Settings:
 def initial_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """The convolution kernels by name, as PyTorch stores them: (out, in, height, width).
 
-    `down0` .. `down3` and `up2` .. `up0` are drawn by He's rule; `score0` .. `score3` start small, so that every
-    class starts out about equally likely. Biases start at 0.
+    Those of the way down and up are drawn by He's rule. The scores start small: every class is about equally
+    likely. Biases start at 0.
     """
     rng = np.random.default_rng(seed)
+
+    def he(width: int, channels: int) -> NDArray[np.float64]:
+        return rng.normal(0, (2 / (9 * channels)) ** 0.5, (width, channels, 3, 3))
+
     weights = {}
     for level, width in enumerate(WIDTHS):
         above = WIDTHS[level - 1] if level else 1
-        weights[f"down{level}"] = rng.normal(0, (2 / (9 * above)) ** 0.5, (width, above, 3, 3))
-        weights[f"score{level}"] = rng.normal(0, 0.05, (CLASSES, width, 1, 1))
-    for level, (width, below) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
-        weights[f"up{level}"] = rng.normal(0, (2 / (9 * (width + below))) ** 0.5, (width, width + below, 3, 3))
+        weights[f"down.{level}"] = he(width, above)
+        weights[f"score.{level}"] = rng.normal(0, 0.05, (CLASSES, width, 1, 1))
+    for level, (width, below) in enumerate(pairwise(WIDTHS)):
+        weights[f"up.{level}"] = he(width, width + below)
     return {name: kernel.astype(np.float32) for name, kernel in weights.items()}
 
 
@@ -74,7 +79,7 @@ def mean_iou(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> floa
 
 
 class Result(NamedTuple):
-    """What a training leaves: the loss of every step, the classes predicted for the held-out scenes, their mean IoU."""
+    """What a training leaves: the loss of every step, and how it reads the held-out scenes."""
 
     losses: NDArray[np.float32]
     predicted: NDArray[np.integer]
@@ -83,9 +88,12 @@ class Result(NamedTuple):
 
 def finish(settings: Settings, framework: str, losses: list[float], predicted: NDArray[np.integer]) -> Result:
     """Save and report a training; exit with an error if the net reads too badly."""
-    result = Result(np.float32(losses), predicted, mean_iou(settings.held_out_scenes[1], predicted))
+    result = Result(np.array(losses, np.float32), predicted, mean_iou(settings.held_out_scenes[1], predicted))
     np.savez_compressed(settings.out / f"{framework}.npz", **result._asdict())
-    print(f"{framework}: mean IoU {result.iou:.3f} over {CLASSES} classes, {len(predicted)} held-out scenes", flush=True)
+    score = (
+        f"{framework}: mean IoU {result.iou:.3f} over {CLASSES} classes on {len(predicted)} held-out scenes"
+    )
     if result.iou < settings.required_iou:
-        sys.exit(f"{framework}: mean IoU {result.iou:.3f} is below the {settings.required_iou:.2f} required")
+        sys.exit(f"{score}, below the required {settings.required_iou:.2f}")
+    print(score, flush=True)
     return result

@@ -2,21 +2,24 @@
 
 `python examples/same_bits.py [--out DIR] [--quick]`
 
-The two trainings start from the same weights and see the same scenes. Convolutions round differently in PyTorch and
-TensorFlow, so the nets drift apart a little; the losses don't. Every 20 steps the logits of the training net go
-through both losses, and value and gradient are compared as bits. Writes `loss_curves.png` and `predictions.png`;
-fails if a single bit differs.
+The two trainings start from the same weights and see the same scenes. Convolutions round differently in
+PyTorch and TensorFlow, so the nets drift apart a little; the losses don't. Every 20 steps the logits of the
+training net go through both losses, and value and gradient are compared as bits. Writes `loss_curves.png`
+and `predictions.png`; fails if a single bit differs.
 """
 
-import torch  # before TensorFlow, so that each loads its own thread library
-
-# isort: split
+import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
-import dualloss as dl
-import dualloss.tf
-import dualloss.torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads leave the cores to the other framework
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import torch  # first: TensorFlow brings its own copies of some libraries
+
+# isort: split
 import keras
 import matplotlib
 import numpy as np
@@ -27,13 +30,17 @@ from common import Result, Settings
 from numpy.typing import NDArray
 from scenes import CLASS_NAMES
 
+import dualloss as dl
+import dualloss.tf
+import dualloss.torch
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.patches import Patch
 
 EVERY = 20
-COLOURS = ("#20232a", *plt.get_cmap("tab10").colors)  # of the background and the ten digits
+COLOURS = ("#20232a", *map(to_hex, plt.get_cmap("tab10")(range(10))))  # background, ten digits
 FRAMEWORK_COLOURS = {"PyTorch": "#d9480f", "Keras": "#1864ab"}
 
 
@@ -109,12 +116,18 @@ def draw_losses(settings: Settings, results: dict[str, Result], subtitle: str) -
 def draw_predictions(settings: Settings, results: dict[str, Result], rows: int = 5) -> None:
     """The first held-out scenes: image, truth, and what either net reads."""
     images, truth = settings.held_out_scenes
-    columns = {"scene": images, "truth": truth, **{name: result.predicted for name, result in results.items()}}
+    columns: dict[str, NDArray[Any]] = {
+        "scene": images,
+        "truth": truth,
+        **{name: got.predicted for name, got in results.items()},
+    }
     figure, grid = plt.subplots(rows, len(columns), figsize=(8.6, 1.85 * rows), layout="constrained")
     for row, line in enumerate(grid):
         for axes, (title, pictures) in zip(line, columns.items(), strict=True):
-            classes = {"cmap": ListedColormap(COLOURS), "vmin": 0, "vmax": len(COLOURS) - 1, "interpolation": "none"}
-            axes.imshow(pictures[row], **({"cmap": "gray"} if title == "scene" else classes))
+            if title == "scene":
+                axes.imshow(pictures[row], cmap="gray")
+            else:
+                axes.imshow(pictures[row], ListedColormap(COLOURS), vmin=0, vmax=len(COLOURS) - 1)
             axes.set(xticks=[], yticks=[], title=title if row == 0 else "")
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASS_NAMES, strict=True)]
     figure.legend(handles=patches, loc="outside right center", title="class")

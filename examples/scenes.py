@@ -1,9 +1,9 @@
 """Scenes of handwritten digits: the data of the demo.
 
-scikit-learn's 1,797 handwritten digits (8x8 pixels) are scaled up to 18 to 26 pixels and placed on a 64x64 canvas
-with uneven light, noise and a contrast of their own. Every pixel has one of 11 classes: 0 is the background, `d + 1`
-the ink of digit `d`. Training and held-out scenes are made of disjoint sets of digits, so that a net has to read
-handwriting it has not seen.
+scikit-learn's 1,797 handwritten digits (8x8 pixels) are scaled up to 18 to 26 pixels and placed on a 64x64
+canvas with uneven light, noise and a contrast of their own. Every pixel has one of 11 classes: 0 is the
+background, `d + 1` the ink of digit `d`. Training and held-out scenes are made of disjoint sets of digits, so
+that a net has to read handwriting it has not seen.
 
 A batch is a function of its seed and number alone: every framework sees the same scenes in the same order.
 """

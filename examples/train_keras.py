@@ -5,13 +5,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import dualloss as dl
-import dualloss.tf
 import keras
 import numpy as np
 from common import Result, Settings, finish
 from numpy.typing import NDArray
 from unet_keras import unet
+
+import dualloss as dl
+import dualloss.tf
 
 
 class Batches(keras.utils.PyDataset):
@@ -42,7 +43,8 @@ class StepLosses(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Take it."""
-        self.losses.append(float(logs["loss"]))
+        if logs:
+            self.losses.append(float(logs["loss"]))
 
 
 def train(settings: Settings, *watch: keras.callbacks.Callback) -> Result:

@@ -6,18 +6,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads leave the co
 
 from collections.abc import Callable
 
-import dualloss as dl
-import dualloss.torch
 import torch
 from common import Result, Settings, finish
 from torch import Tensor
 from tqdm import tqdm
 from unet_torch import UNet
 
+import dualloss as dl
+import dualloss.torch
+
 
 def train(settings: Settings, watch: Callable[[int, Tensor, Tensor], None] | None = None) -> Result:
     """Train and judge the net; `watch(step, logits, classes)` is called at every step."""
-    net = UNet().to(memory_format=torch.channels_last)
+    net = UNet()
     criterion = dualloss.torch.Loss(dl.CrossEntropy() + 0.5 * dl.Boundary())
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, eps=settings.adam_epsilon)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=settings.steps)

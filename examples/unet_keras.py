@@ -15,15 +15,15 @@ def block(x: KerasTensor, width: int, name: str) -> KerasTensor:
 
 
 def unet() -> keras.Model:
-    """Down by max pooling, up by repeating pixels; every level adds its scores of the classes to the result."""
+    """Down by max pooling, up by repeating pixels; every level adds its scores of the classes."""
     image = keras.Input((SIZE, SIZE, 1))
-    levels = [block(image, WIDTHS[0], "down0")]
+    levels = [block(image, WIDTHS[0], "down.0")]
     for level, width in enumerate(WIDTHS[1:], start=1):
-        levels.append(block(layers.MaxPooling2D(2)(levels[-1]), width, f"down{level}"))
+        levels.append(block(layers.MaxPooling2D(2)(levels[-1]), width, f"down.{level}"))
     x = levels.pop()
     scores = score(x, len(levels))
     for level in reversed(range(len(levels))):
-        x = block(layers.Concatenate()([levels[level], twice(x)]), WIDTHS[level], f"up{level}")
+        x = block(layers.Concatenate()([levels[level], twice(x)]), WIDTHS[level], f"up.{level}")
         scores = layers.Add()([score(x, level), twice(scores)])
     net = keras.Model(image, scores)
     load_initial_weights(net)
@@ -31,8 +31,8 @@ def unet() -> keras.Model:
 
 
 def score(x: KerasTensor, level: int) -> KerasTensor:
-    """A level's scores of the classes."""
-    return layers.Conv2D(CLASSES, 1, name=f"score{level}")(x)
+    """A level's scores of the classes; biases start at 0, as Keras has it."""
+    return layers.Conv2D(CLASSES, 1, name=f"score.{level}")(x)
 
 
 def twice(x: KerasTensor) -> KerasTensor:
@@ -41,6 +41,6 @@ def twice(x: KerasTensor) -> KerasTensor:
 
 
 def load_initial_weights(net: keras.Model) -> None:
-    """The weights that both frameworks start from: (out, in, height, width) becomes (height, width, in, out)."""
+    """The weights that both frameworks start from; (out, in, H, W) becomes (H, W, in, out)."""
     for name, kernel in initial_weights().items():
         net.get_layer(name).kernel.assign(kernel.transpose(2, 3, 1, 0))

@@ -1,5 +1,7 @@
 """The demo's U-Net in PyTorch. `unet_keras.py` is its twin, line by line."""
 
+from itertools import pairwise
+
 import torch
 from common import WIDTHS, initial_weights
 from scenes import CLASSES
@@ -7,39 +9,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Block(nn.Module):
+class Block(nn.Conv2d):
     """3x3 convolution, batch normalisation, ReLU."""
 
     def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        super().__init__(channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) to (B, width, H, W)."""
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(super().forward(x)))
 
 
 class UNet(nn.Module):
-    """Down by max pooling, up by repeating pixels; every level adds its scores of the classes to the result."""
+    """Down by max pooling, up by repeating pixels; every level adds its scores of the classes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down = nn.ModuleList(map(Block, (1, *WIDTHS), WIDTHS))
-        self.up = nn.ModuleList(Block(width + below, width) for width, below in zip(WIDTHS, WIDTHS[1:], strict=False))
+        self.up = nn.ModuleList(Block(width + below, width) for width, below in pairwise(WIDTHS))
         self.score = nn.ModuleList(nn.Conv2d(width, CLASSES, 1) for width in WIDTHS)
         self.load_initial_weights()
 
     def load_initial_weights(self) -> None:
         """The weights that both frameworks start from."""
-        kernels = {name: torch.from_numpy(kernel) for name, kernel in initial_weights().items()}
         with torch.no_grad():
+            for name, kernel in initial_weights().items():
+                self.get_parameter(f"{name}.weight").copy_(torch.from_numpy(kernel))
             for level in range(len(WIDTHS)):
-                self.down[level].conv.weight.copy_(kernels[f"down{level}"])
-                self.score[level].weight.copy_(kernels[f"score{level}"])
-                self.score[level].bias.zero_()
-            for level, block in enumerate(self.up):
-                block.conv.weight.copy_(kernels[f"up{level}"])
+                self.get_parameter(f"score.{level}.bias").zero_()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) to logits (B, 11, H, W); H and W are multiples of 8."""

@@ -20,8 +20,9 @@ NAMES = ("numpy", "torch eager", "torch compiled", "tf eager", "tf graph", "tf X
 
 @dataclass(frozen=True)
 class Mode:
-    """A framework and how it runs. ``call(f, *arrays)`` gives the arrays of ``f(ops, *tensors)``, a tensor or several.
+    """A framework and how it runs.
 
+    ``call(f, *arrays)``: the arrays of ``f(ops, *tensors)``, which gives a tensor or several.
     ``compiles``: whether a call takes seconds, so that tests bundle several functions in one.
     """
 
@@ -48,7 +49,7 @@ def as_bits(array: Array) -> Array:
 
 
 def differing(got: Array, expected: Array) -> str:
-    """What differs, first; empty if nothing does. NaN equals NaN here: inside, its sign and payload are free."""
+    """What differs first, or "". NaN equals NaN: within a computation its sign and payload are free."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return f"{got.dtype}{got.shape}, expected {expected.dtype}{expected.shape}"
     wrong = as_bits(got) != as_bits(expected)
@@ -58,7 +59,8 @@ def differing(got: Array, expected: Array) -> str:
     if not len(where):
         return ""
     first = tuple(where[0])
-    return f"{len(where)} of {wrong.size} elements, first at {first}: {got[first]!r}, expected {expected[first]!r}"
+    pair = f"{got[first]!r}, expected {expected[first]!r}"
+    return f"{len(where)} of {wrong.size} elements, first at {tuple(map(int, first))}: {pair}"
 
 
 def _several(result: Any) -> Sequence[Any]:

@@ -1,6 +1,6 @@
-"""The bit contract of every operation of ``dualloss.exact.ops.Ops``, and of what is built from them, in every mode.
+"""The bit contract of every operation of ``dualloss.exact.ops.Ops``, and of what is built from them.
 
-What is expected comes from integer arithmetic and Python's fractions, not from one of the frameworks.
+In every mode of modes.py. What is expected comes from integer arithmetic and Python's fractions, not from one of the frameworks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNT = 1_000_000
 
 @dataclass(frozen=True)
 class Format:
-    """A narrow format: significant bits, the exponent of its lowest unit, the first power of two it cannot hold."""
+    """A narrow format: significant bits, exponent of the lowest unit, the first power of two out of range."""
 
     kind: Any
     digits: int
@@ -227,7 +227,7 @@ def chopped(v: Array) -> Array:
 
 @cache
 def maximisable() -> Array:
-    """No NaN and no -0, whose maximum is anyone's guess: :func:`dualloss.exact.functions.load` lets no -0 in."""
+    """No NaN and no -0, whose maximum is anyone's guess: ``functions.load`` lets no -0 in."""
     v = patterns()[:990_000].reshape(99, 10, 1000)
     return np.where(np.isnan(v), -np.inf, np.where(v == 0.0, 0.0, v))
 
@@ -651,6 +651,8 @@ def in_numpy(name: str) -> list[Array]:
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_composition(mode: Mode, name: str) -> None:
     """The same bits in every mode; what NumPy gives is checked below."""
+    if mode.compiles and name in ("chains", "exact_sum"):
+        pytest.skip("torch.compile takes long: these are part of every compiled run of the suite")
     function, arguments = COMPOSITIONS[name]
     for got, wanted in zip(mode.call(function, *arguments()), in_numpy(name), strict=True):
         assert not differing(got, wanted), f"{name} in {mode.name}: {differing(got, wanted)}"
@@ -691,7 +693,9 @@ def test_channel_sum_is_within_its_bound() -> None:
 
 
 class Unrounded:
-    """Operations that keep float64 where the definition rounds to float32: nothing is hidden by a rounding."""
+    """Operations that keep 52 bits where the definition rounds to float32: such a rounding would hide almost any
+    difference. It stays an integer operation, across which no compiler regroups.
+    """
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
@@ -700,7 +704,7 @@ class Unrounded:
         return getattr(self._ops, name)
 
     def float32(self, v: Array) -> Array:
-        return v
+        return self._ops.value(self._ops.band(self._ops.bits(v), -2))
 
     def store(self, v: Array, dtype: str) -> Array:
         return v
@@ -744,20 +748,19 @@ UNROUNDED = {
         "binary_cross_entropy_weighted/soft-none-mean-float32",
         "mean_squared_error/onehot-position-mean-float32",
         "three_terms/labels-position-none-float32",
-        "three_terms/soft-none-mean-float32",
+        "three_terms/onehot-mask-mean-float32",
     }
 }
 
 
 @pytest.mark.parametrize("name", sorted(UNROUNDED))
 def test_terms_in_float64(mode: Mode, name: str) -> None:
-    if mode.compiles and not name.startswith("three_terms/soft"):
-        pytest.skip("one configuration is enough for torch.compile, which takes long")
+    if mode.compiles and not name.startswith("binary"):
+        pytest.skip("torch.compile takes long: here one configuration, the others in the runs of the suite")
     function, arrays = losses(UNROUNDED[name])
     wanted = make("numpy").call(function, *arrays)
-    for what, got, right in zip(
-        ("loss", "terms", "sums", "gradient"), mode.call(function, *arrays), wanted, strict=True
-    ):
+    names = ("loss", "terms", "sums", "gradient")
+    for what, got, right in zip(names, mode.call(function, *arrays), wanted, strict=True):
         assert not differing(got, right), f"{what} of {name} in {mode.name}: {differing(got, right)}"
 
 
@@ -781,7 +784,7 @@ print(*np.array(bits, np.float32).view(np.uint32))
 
 
 def test_zeros_stay_positive_after_minus_zero_was_a_constant() -> None:
-    """TensorFlow's eager cache of constants takes 0.0 for the -0.0 that somebody made before (see the canary)."""
+    """TensorFlow's eager cache of constants gives a -0.0 that somebody made before for 0.0 (see the canary)."""
     pytest.importorskip("tensorflow")
     done = subprocess.run([sys.executable, "-c", ZERO], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0", "0"]
