@@ -34,9 +34,7 @@ SPECS: dict[str, Spec] = {
     "CrossEntropy()": CrossEntropy(),
     "CrossEntropy(label_smoothing=0.1)": CrossEntropy(label_smoothing=0.1),
     "BinaryCrossEntropy()": BinaryCrossEntropy(),
-    "BinaryCrossEntropy(pos_weight=3.7, label_smoothing=0.1)": BinaryCrossEntropy(
-        pos_weight=3.7, label_smoothing=0.1
-    ),
+    "BinaryCrossEntropy(pos_weight=3.7, label_smoothing=0.1)": BinaryCrossEntropy(pos_weight=3.7, label_smoothing=0.1),
     "MeanSquaredError()": MeanSquaredError(),
     "Huber(delta=0.7)": Huber(delta=0.7),
     "Boundary()": Boundary(),
@@ -46,10 +44,10 @@ SPECS: dict[str, Spec] = {
 }
 
 BOUNDS = {"position": 2.0, "map": 2.0, "mean": 1.0, "gradient": 2.0}
-"""What every exact result must hold, in ulp of: each value of the map, the map's largest, the mean, the gradient's largest."""
+"""What exact results must hold, in ulp: of each value of the map, of its largest, the mean, the gradient's largest."""
 
 CANCELS = 'Boundary(on="probabilities")'
-"""Where neighbours' probabilities nearly cancel, an error of 2^-33 of them is many ulp of what is left; so no bound by position."""
+"""No bound by position: where probabilities nearly cancel, 2^-33 of them is many ulp of what is left."""
 
 
 def inputs() -> Iterator[tuple[str, Array, Array, Array]]:
@@ -163,17 +161,21 @@ PAGE = """\
 
 Written by `python benchmarks/accuracy.py --write` (`nox -s accuracy -- --write`). {versions}.
 
-Largest errors over {count} inputs a term: 2 to 257 classes, logits of scale 0.01 to 40, confident and right predictions with losses down to
-1e-17, batches of 264 positions and of one, index and one-hot targets, float32. The truth is `dualloss.oracle`, in extended precision.
-The unit is the ulp (spacing of float32) at the true value; in the fourth column at the largest value of the true map, for the gradient
-at the largest element of the true gradient. Values below 2^-126 count as 0. Native numerics ran eagerly; exact numerics are the same bits everywhere.
+Largest errors over {count} inputs a term: 2 to 257 classes, logits of scale 0.01 to 40, confident and right
+predictions with losses down to 1e-17, batches of 264 positions and of one, index and one-hot targets,
+float32. The truth is `dualloss.oracle`, in extended precision. The unit is the ulp (spacing of float32) at
+the true value; in the fourth column at the largest value of the true map, for the gradient at the largest
+element of the true gradient. Values below 2^-126 count as 0. Native numerics ran eagerly; exact numerics are
+the same bits everywhere.
 
 {table}
 
-Exact bounds that the command checks: 2 ulp per position, 1 ulp for the mean, 2 ulp of its scale for the gradient. One entry has no bound:
-`Boundary(on="probabilities")` per position. Where the probabilities of neighbours nearly cancel, what is left is far below the map's other values (by
-26 orders of magnitude in the worst entry), and the error of the softmax, 2^-33 of a probability, is many ulp of it.
-The huge native figures are of the same kind: losses of confident predictions that float32 formulas round to 0, and cancelling stencils.
+Exact bounds that the command checks: 2 ulp per position, 1 ulp for the mean, 2 ulp of its scale for the
+gradient. One entry has no bound: `Boundary(on="probabilities")` per position. Where the probabilities of
+neighbours nearly cancel, what is left is far below the map's other values (by 26 orders of magnitude in the
+worst entry), and the error of the softmax, 2^-33 of a probability, is many ulp of it. The huge native figures
+are of the same kind: losses of confident predictions that float32 formulas round to 0, and cancelling
+stencils.
 """
 
 

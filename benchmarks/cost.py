@@ -266,9 +266,7 @@ def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--size", type=size, default=(4, 21, 128, 128), help="batch x channels x height x width: 4x21x128x128"
-    )
+    add("--size", type=size, default=(4, 21, 128, 128), help="batch x channels x height x width: 4x21x128x128")
     add("--repeats", type=int, default=30, help="timings of each loss (default: 30)")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu)")
     add("--json", type=Path, metavar="FILE", help="also write everything to FILE")

@@ -79,9 +79,7 @@ def evaluate(
         inputs = _read(raw, target, sample_weight, spec.ignore_index, channel_axis)
         maps, terms, gradient = [], {}, np.zeros_like(inputs.x)
         positions = inputs.x.shape[:-1]
-        h = _at_positions(
-            np.asarray(upstream, np.longdouble), positions if reduction == "none" else (), "upstream"
-        )
+        h = _at_positions(np.asarray(upstream, np.longdouble), positions if reduction == "none" else (), "upstream")
         for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
             found = _TERMS[type(term)](term, inputs)
             value = np.where(found.counts, inputs.weighted(found.value), 0.0)
@@ -299,9 +297,7 @@ def _mean_squared_error(term: MeanSquaredError, inputs: _Inputs) -> _Found:
     """`V` = mean over c of `(x - t)^2`; gradient `2 (x - t)`."""
     d = inputs.x - inputs.t
     g = 2 * d
-    return _Found(
-        (d * d).mean(-1), inputs.valid, np.longdouble(inputs.valid.sum()), _pointwise(g / d.shape[-1])
-    )
+    return _Found((d * d).mean(-1), inputs.valid, np.longdouble(inputs.valid.sum()), _pointwise(g / d.shape[-1]))
 
 
 @_term(Huber)
@@ -435,9 +431,7 @@ def ulp_error(got: ArrayLike, truth: ArrayLike, dtype: str = "float32") -> NDArr
         return np.where(same, 0.0, error)
 
 
-def scaled_ulp_error(
-    got: ArrayLike, truth: ArrayLike, dtype: str = "float32", *, at_least: float = 0.0
-) -> float:
+def scaled_ulp_error(got: ArrayLike, truth: ArrayLike, dtype: str = "float32", *, at_least: float = 0.0) -> float:
     """`max |got - truth| / ulp(scale)`: the error of a gradient or a map, relative to its scale.
 
     The scale is the largest `|truth|`, or `at_least` if that is larger. Both maxima are over the finite
@@ -447,9 +441,7 @@ def scaled_ulp_error(
     if found.shape != true.shape:
         raise ValueError(f"got has shape {found.shape}, expected that of truth, {true.shape}")
     finite = np.isfinite(true)
-    placed = (
-        np.array_equal(found[~finite], true[~finite], equal_nan=True) and np.isfinite(found[finite]).all()
-    )
+    placed = np.array_equal(found[~finite], true[~finite], equal_nan=True) and np.isfinite(found[finite]).all()
     if not placed:
         return math.inf
     if not finite.any():

@@ -1,9 +1,9 @@
 """The hazards that the exact numerics avoid, shown present in the frameworks at hand.
 
-Each test names the hazard and what docs/numerics.md or the engines do instead. A test that fails says that a compiler or
-library has changed: if the hazard has gone, the rule can be looked at again; if one that was absent has appeared,
-the rule that it breaks is named. Tests whose name ends in ``_absent`` are of the second kind. That the
-replacements hold is what test_operations.py shows, on a million values each.
+Each test names the hazard and what docs/numerics.md or the engines do instead. A test that fails says that
+a compiler or library has changed: if the hazard has gone, the rule can be looked at again; if one that was
+absent has appeared, the rule that it breaks is named. Tests whose name ends in ``_absent`` are of the
+second kind. That the replacements hold is what test_operations.py shows, on a million values each.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def absent(hazard: bool, rule: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_xla_fuses_multiplication_and_addition(kind: Any) -> None:
-    """``a*b + c`` is rounded once under XLA on CPU: so every product that feeds an addition is exact or chopped
-    (section 1, the circled product).
+    """``a*b + c`` is rounded once under XLA on CPU: so every product that feeds an addition is exact or
+    chopped (section 1, the circled product).
     """
     a, b, c = (values(name, kind) for name in "abc")
     found = share(run("XLA", lambda a, b, c: a * b + c, a, b, c), a * b + c)
@@ -83,8 +83,8 @@ def test_eager_and_graph_do_not_fuse_absent(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_constant_divisors_become_reciprocals(kind: Any) -> None:
-    """``x / 3`` is ``x * (1/3)`` under Grappler and XLA: so the mean over channels multiplies by ``I = 1 / C``, rounded
-    as section 3 says, and other divisions are by tensors.
+    """``x / 3`` is ``x * (1/3)`` under Grappler and XLA: so the mean over channels multiplies by ``I = 1 /
+    C``, rounded as section 3 says, and other divisions are by tensors.
     """
     x = values("x", kind)
     for how in ("graph", "XLA"):
@@ -102,8 +102,8 @@ def test_division_by_tensors_is_true_division_absent(kind: Any) -> None:
 
 
 def test_chained_constant_factors_are_multiplied_together() -> None:
-    """``(x * c) * d`` is ``x * (c * d)`` in graphs and under XLA: so constants are not chained, or a chop or a
-    rounding stands between them (section 4, ``a_k``).
+    """``(x * c) * d`` is ``x * (c * d)`` in graphs and under XLA: so constants are not chained, or a chop
+    or a rounding stands between them (section 4, ``a_k``).
     """
     x = values("x")
     for how in ("graph", "XLA"):
@@ -131,8 +131,8 @@ def test_magic_number_rounding_is_folded_away(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_grappler_regroups_trees_of_additions(kind: Any) -> None:
-    """``(a + b) + (c + d)`` is an AddN in graphs: so the stencil is a chain of subtractions (section 3.6), and the
-    terms of a loss are chopped after every addition (section 4).
+    """``(a + b) + (c + d)`` is an AddN in graphs: so the stencil is a chain of subtractions (section 3.6),
+    and the terms of a loss are chopped after every addition (section 4).
     """
     a, b, c, d = (values(name, kind) for name in "abcd")
     found = share(run("graph", lambda a, b, c, d: (a + b) + (c + d), a, b, c, d), (a + b) + (c + d))
@@ -149,7 +149,9 @@ def test_chains_of_subtractions_keep_their_order_absent(kind: Any) -> None:
 
 
 def test_torch_compile_does_not_fuse_absent() -> None:
-    """Inductor compiles its C++ without contraction; Triton on GPUs may contract, which the chop covers too."""
+    """Inductor compiles its C++ without contraction; Triton on GPUs may contract, which the chop covers
+    too.
+    """
     a, b, c = (values(name) for name in "abc")
     torch._dynamo.reset()
     compiled = torch.compile(lambda a, b, c: (a * b + c, a / 3.0, (a * 0.1) * (1 / 3)), dynamic=False)
@@ -167,7 +169,9 @@ def test_torch_compile_does_not_fuse_absent() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float_sums_depend_on_who_adds(kind: Any) -> None:
-    """NumPy adds pairwise, the others in their own blocks: so all sums are of integers (sections 1.4 and 1.5)."""
+    """NumPy adds pairwise, the others in their own blocks: so all sums are of integers (sections 1.4 and
+    1.5).
+    """
     x = values("x", kind)
     found = [
         x.sum(),
@@ -193,13 +197,15 @@ def test_powers_are_not_products() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("function", ["exp", "log1p"])
 def test_library_functions_differ_in_the_last_bits(function: str, kind: Any) -> None:
-    """So exp* and log1p* keep 28 bits, rounded at a threshold that no true value comes near (sections 1.2, 1.3)."""
+    """So exp* and log1p* keep 33 and 28 bits, rounded at a threshold that no true value comes near
+    (sections 1.2, 1.3).
+    """
     x = (-uniform("x", (COUNT,)) * 80 if function == "exp" else uniform("x", (COUNT,)) * 3).astype(kind)
     found = [getattr(np, function)(x), getattr(torch, function)(torch.from_numpy(x)).numpy()]
     found += [run(how, getattr(tf.math, function), x) for how in ("eager", "XLA")]
     different = {bits(v).tobytes() for v in found}
     present(len(different) > 1, "the thresholds of exp* and log1p* (sections 1.2 and 1.3)")
-    # Far from the 75 and 130 ulp that the thresholds allow; float32 has no such promise.
+    # Far from the 57 and 130 ulp that the thresholds allow; float32 has no such promise.
     apart = max(int(np.abs(bits(v).astype(np.int64) - bits(found[0]).astype(np.int64)).max()) for v in found)
     absent(
         kind is np.float64 and apart > 8, f"libraries are {apart} ulp apart in {function}: section 1.2 or 1.3"
@@ -214,7 +220,9 @@ SUBNORMAL = np.array([1e-40, -1e-40, 1e-45] * 8, np.float32)
 
 @pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
 def test_tensorflow_flushes_subnormals(how: str) -> None:
-    """In casts and products; torch and NumPy don't: so ``load`` and ``float32`` flush by definition (section 1)."""
+    """In casts and products; torch and NumPy don't: so ``load`` and ``float32`` flush by definition
+    (section 1).
+    """
     found = run(how, lambda x: tf.cast(x, tf.float64), SUBNORMAL)
     present(bool((found == 0).all()), f"the flush of subnormals (section 1; tf {how})")
     assert (SUBNORMAL.astype(np.float64) != 0).all() and (torch.from_numpy(SUBNORMAL).double() != 0).all()
@@ -231,8 +239,8 @@ def test_a_neutral_operation_flushes_or_not() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_xla_maximum_ignores_nan(kind: Any) -> None:
-    """So NaN is found by ``isnan``, or made by what follows the maximum: in softmax the sum of d = x - max is NaN
-    (section 3.1), and ``amax`` promises nothing where NaN stands.
+    """So NaN is found by ``isnan``, or made by what follows the maximum: in softmax the sum of d = x - max
+    is NaN (section 3.1), and ``amax`` promises nothing where NaN stands.
     """
     x = np.array([1.0, np.nan, 3.0, np.nan], kind)
     present(not np.isnan(run("XLA", tf.reduce_max, x)), "no NaN through a maximum (section 3.1)")
@@ -266,8 +274,8 @@ print(tf.constant(0.0, tf.float64).numpy())
 
 
 def test_the_cache_of_eager_constants_ignores_the_sign_of_zero() -> None:
-    """After ``tf.constant(-0.0)`` eager mode gives the same tensor for ``0.0``, anywhere in the process: so a zero
-    that may leave must not be an eager constant made of a Python number (section 1: no -0).
+    """After ``tf.constant(-0.0)`` eager mode gives the same tensor for ``0.0``, anywhere in the process: so
+    a zero that may leave must not be an eager constant made of a Python number (section 1: no -0).
     """
     command = [sys.executable, "-c", ZERO_AFTER_MINUS_ZERO]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -275,14 +283,16 @@ def test_the_cache_of_eager_constants_ignores_the_sign_of_zero() -> None:
 
 
 def test_torch_casts_nan_to_bfloat16_in_two_ways() -> None:
-    """0xffff where it is vectorised, 0x7fc0 in the rest: so ``store`` sets NaN on the bits, after the cast (section 1)."""
+    """0xffff where it is vectorised, 0x7fc0 in the rest: so ``store`` sets NaN on the bits, after the cast
+    (section 1).
+    """
     found = torch.full((17,), float("nan"), dtype=torch.float64).to(torch.bfloat16).view(torch.int16)
     present(len(set(found.tolist())) == 2, "NaN set after the cast (section 1)")
 
 
 def test_torch_compile_casts_nan_after_a_selection() -> None:
-    """Inductor computes ``where(isnan, nan, v.to(bfloat16))`` in float32 and casts last: a NaN must be selected
-    among integers, by the bits (section 1).
+    """Inductor computes ``where(isnan, nan, v.to(bfloat16))`` in float32 and casts last: a NaN must be
+    selected among integers, by the bits (section 1).
     """
     torch._dynamo.reset()
     nan = torch.full((), float("nan"), dtype=torch.bfloat16)
@@ -292,8 +302,8 @@ def test_torch_compile_casts_nan_after_a_selection() -> None:
 
 
 def test_nan_has_either_sign() -> None:
-    """inf - inf is a negative NaN on this processor, other operations give positive ones: so the one NaN that leaves is
-    set at the end (section 1).
+    """inf - inf is a negative NaN on this processor, other operations give positive ones: so the one NaN
+    that leaves is set at the end (section 1).
     """
     x = np.full(64, np.inf)
     with np.errstate(invalid="ignore"):
@@ -303,7 +313,9 @@ def test_nan_has_either_sign() -> None:
 
 @pytest.mark.parametrize("how", ["eager", "graph", "XLA"])
 def test_casts_from_float64_to_float16_round_twice(how: str) -> None:
-    """By way of float32, in TensorFlow and torch; NumPy rounds once: so ``to_dtype`` rounds on the bits (section 1)."""
+    """By way of float32, in TensorFlow and torch; NumPy rounds once: so ``to_dtype`` rounds on the bits
+    (section 1).
+    """
     x = np.full(16, 1 + 2.0**-11 + 2.0**-40)  # just above halfway between 1 and the next float16
     present(
         bool((run(how, lambda x: tf.cast(x, tf.float16), x) == 1).all()), f"rounding on the bits (tf {how})"
@@ -314,8 +326,8 @@ def test_casts_from_float64_to_float16_round_twice(how: str) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_xla_keeps_pairs_of_casts_absent(kind: Any) -> None:
-    """XLA may drop float64 -> narrow -> float64, where it is allowed excess precision: ``TensorFlowOps.float32``
-    rounds on the bits whether or not it does.
+    """XLA may drop float64 -> narrow -> float64, where it is allowed excess precision:
+    ``TensorFlowOps.float32`` rounds on the bits whether or not it does.
     """
     x = values("x").astype(np.float32).astype(np.float64) if kind is not np.float32 else values("x")
     narrow = tf.as_dtype(kind)

@@ -1,6 +1,7 @@
 """The bit contract of every operation of ``dualloss.exact.ops.Ops``, and of what is built from them.
 
-In every mode of modes.py. What is expected comes from integer arithmetic and Python's fractions, not from one of the frameworks.
+In every mode of modes.py. What is expected comes from integer arithmetic and Python's fractions, not from
+one of the frameworks.
 """
 
 from __future__ import annotations
@@ -635,7 +636,7 @@ COMPOSITIONS: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Array, ...]
     ),
     "log1p": (
         functions.log1p,
-        lambda: (np.append(np.abs(plain("log1p")), [0.0, 2.0**-126, 2.0**24 - 1, np.nan]),),
+        lambda: (np.append(np.abs(plain("log1p")), [0.0, 2.0**-126, 2.0**23 - 1, np.nan]),),
     ),
     "channel_sum": (channel_sums, lambda: (wide_values("channels", (1000, 1000)),)),
     "exact_sum": (position_sums, lambda: (wide_values("positions", (3, 300_000)),)),
@@ -693,8 +694,8 @@ def test_channel_sum_is_within_its_bound() -> None:
 
 
 class Unrounded:
-    """Operations that keep 52 bits where the definition rounds to float32: such a rounding would hide almost any
-    difference. It stays an integer operation, across which no compiler regroups.
+    """Operations that keep 52 bits where the definition rounds to float32: such a rounding would hide
+    almost any difference. It stays an integer operation, across which no compiler regroups.
     """
 
     def __init__(self, ops: Any) -> None:
@@ -784,7 +785,9 @@ print(*np.array(bits, np.float32).view(np.uint32))
 
 
 def test_zeros_stay_positive_after_minus_zero_was_a_constant() -> None:
-    """TensorFlow's eager cache of constants gives a -0.0 that somebody made before for 0.0 (see the canary)."""
+    """TensorFlow's eager cache of constants gives a -0.0 that somebody made before for 0.0 (see the
+    canary).
+    """
     pytest.importorskip("tensorflow")
     done = subprocess.run([sys.executable, "-c", ZERO], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0", "0"]

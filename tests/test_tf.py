@@ -80,6 +80,9 @@ def test_bits_are_those_of_numpy(case: Any, reduction: str, same_bits: SameBits)
     same_bits(found[1], wanted.gradient)
 
 
+@pytest.mark.parametrize(
+    "case", ["classes_weighted", "boundary_of_probabilities", "rank_1", "all_terms"], indirect=True
+)
 def test_bits_are_those_of_numpy_with_xla(case: Any, same_bits: SameBits) -> None:
     found = value_and_gradient(Loss(case.spec, jit_compile=True), case.target, case.x, case.weight)
     wanted = loss_and_gradient(case.spec, case.x, case.target, case.weight)
@@ -436,11 +439,10 @@ def test_native_numerics_take_a_mask_beside_weights(total: Any) -> None:
 
 
 def linear(units: int = 4) -> Any:
-    """A model whose loss has a gradient that NumPy can follow: a 1x1 convolution by the identity."""
+    """A model with weights to train that starts as the identity, so that NumPy knows its logits."""
     x = keras.Input((5, 6, units))
     y = keras.layers.Conv2D(units, 1, use_bias=False, kernel_initializer="zeros")(x)
-    model = keras.Model(x, keras.layers.Add()([x, y]))
-    return model
+    return keras.Model(x, keras.layers.Add()([x, y]))
 
 
 MODES = {
@@ -483,15 +485,16 @@ def test_evaluate_and_predict(total: Any, same_bits: SameBits) -> None:
     same_bits(model.predict(total.x, verbose=0), total.x)
 
 
-def test_sample_weight_through_keras(total: Any, same_bits: SameBits) -> None:
-    model, weight = linear(), np.float32([0.25, 3])
-    model.compile("sgd", Loss(TOTAL_LOSS), jit_compile=False)
-    for given in (weight, np.broadcast_to(weight[:, None, None], (2, 5, 6))):
-        found = model.evaluate(total.x, total.target, sample_weight=given, batch_size=2, verbose=0)
-        wanted = loss_and_gradient(TOTAL_LOSS, total.x, total.target, given)
-        same_bits(np.float32(found), wanted.loss)
-        model.fit(total.x, total.target, sample_weight=given, batch_size=2, verbose=0)
-        model.set_weights([np.zeros((1, 1, 4, 4))])
+@pytest.mark.parametrize("shape", [(2,), (2, 5, 6)])
+def test_sample_weight_through_keras(shape: tuple[int, ...], total: Any, same_bits: SameBits) -> None:
+    model = linear()
+    weight = np.linspace(0.25, 3, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    model.compile(keras.optimizers.SGD(0.1), Loss(TOTAL_LOSS), jit_compile=False)
+    wanted = loss_and_gradient(TOTAL_LOSS, total.x, total.target, weight).loss
+    found = model.evaluate(total.x, total.target, sample_weight=weight, batch_size=2, verbose=0)
+    same_bits(np.float32(found), wanted)
+    history = model.fit(total.x, total.target, sample_weight=weight, batch_size=2, verbose=0).history
+    same_bits(np.float32(history["loss"][0]), wanted)
 
 
 def test_label_as_float_through_fit(total: Any, same_bits: SameBits) -> None:

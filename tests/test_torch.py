@@ -350,16 +350,9 @@ def test_autocast_around_model_and_loss() -> None:
 
 @pytest.fixture(scope="module")
 def compiled() -> Any:
-    """The total loss, compiled: a fresh graph for each new shape, since generating code takes long."""
+    """The total loss, compiled once, since generating code takes long; the tests use one shape."""
     torch.compiler.reset()
-    return torch.compile(Loss(TOTAL_LOSS), fullgraph=True, dynamic=False)
-
-
-@pytest.fixture(scope="module")
-def compiled_dynamic() -> Any:
-    """The weighted map of the total loss, compiled once for all shapes."""
-    torch.compiler.reset()
-    return torch.compile(Loss(TOTAL_LOSS, reduction="none"), fullgraph=True, dynamic=True)
+    return torch.compile(Loss(TOTAL_LOSS), fullgraph=True)
 
 
 def test_compiled_bits(compiled: Any, total: Any, same_bits: SameBits) -> None:
@@ -390,23 +383,40 @@ def test_label_out_of_range_is_nan_in_a_compiled_graph(
     same_bits(found[1], first(wanted.gradient))
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 6, 4), (3, 7, 4, 4), (5, 2, 9, 4)])
-def test_compiled_for_any_shape(
-    compiled_dynamic: Any, shape: tuple[int, ...], make_case: Any, same_bits: SameBits
-) -> None:
-    case = make_case(TOTAL_LOSS, shape, "labels", "position")
-    upstream = torch.linspace(-1, 2, case.target.size).reshape(shape[:-1])
-    with torch.compiler.set_stance("fail_on_recompile" if shape[0] != 2 else "default"):
-        found = value_and_gradient(
-            compiled_dynamic, first(case.x), target_of(case), weight_of(case), upstream=upstream
-        )
-    wanted = numpy_bits(case, reduction="none", upstream=upstream.numpy())
-    same_bits(found[0], wanted[0])
-    same_bits(found[1], wanted[1])
+def test_one_graph_for_all_shapes(make_case: Any, same_bits: SameBits) -> None:
+    torch.compiler.reset()
+    loss = torch.compile(
+        Loss(TOTAL_LOSS, reduction="none"), fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    for i, shape in enumerate([(2, 5, 6, 4), (3, 7, 3, 4), (5, 2, 9, 4)]):
+        case = make_case(TOTAL_LOSS, shape, "labels", "position")
+        upstream = torch.linspace(-1, 2, case.target.size).reshape(shape[:-1])
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+            found = value_and_gradient(
+                loss, first(case.x), target_of(case), weight_of(case), upstream=upstream
+            )
+        wanted = numpy_bits(case, reduction="none", upstream=upstream.numpy())
+        same_bits(found[0], wanted[0])
+        same_bits(found[1], wanted[1])
 
 
-def test_every_case_is_one_graph(case: Any, same_bits: SameBits) -> None:
-    """Traced as for compilation, without the slow generation of code."""
+@pytest.mark.parametrize("numerics", ["exact", "native"])
+def test_losses_that_differ_in_their_numbers_compile(numerics: str, total: Any, same_bits: SameBits) -> None:
+    """On the second float at the same place torch.compile makes it symbolic."""
+    torch.compiler.reset()
+    for number in (0.3, 0.7):
+        spec = CrossEntropy(label_smoothing=number) + number * Huber(delta=number)
+        loss = Loss(spec, numerics=numerics)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        args = first(total.x), torch.from_numpy(total.target)
+        same_bits(value_and_gradient(compiled, *args)[1], value_and_gradient(loss, *args)[1])
+
+
+@pytest.mark.parametrize(
+    "case", ["classes_weighted", "boundary_of_probabilities", "rank_1", "all_terms"], indirect=True
+)
+def test_traced_bits(case: Any, same_bits: SameBits) -> None:
+    """Traced into one graph as for compilation, without the slow generation of code."""
     torch.compiler.reset()
     loss = torch.compile(Loss(case.spec), fullgraph=True, backend="aot_eager")
     found = value_and_gradient(loss, first(case.x), target_of(case), weight_of(case))

@@ -11,6 +11,7 @@ from .constants import float32
 from .ops import Array, Ops
 from .terms import Inputs, Result
 
+
 @dataclass(frozen=True)
 class Evaluation:
     """What one pass gives.

@@ -92,9 +92,7 @@ def lay_out(
             )
     channels = shape[axis]
     if channels is None:
-        raise ValueError(
-            f"{names.input} has shape {_show(given)}, expected a known length of its channel axis {axis}"
-        )
+        raise ValueError(f"{names.input} has shape {_show(given)}, expected a known length of its channel axis {axis}")
     positions = shape[:axis] + shape[axis + 1 :]
     if not 0 < channels <= 2**23:
         raise ValueError(f"{names.input} has {channels} channels (axis {axis}), expected 1 to {2**23}")
@@ -114,8 +112,8 @@ def lay_out(
         )
     if labels and channels == 1 and not any(term.about_classes for _, term in spec.parts):
         raise ValueError(
-            f"{names.target} has shape {_show(wanted)}, that of class indices, but {names.input} {_show(given)} has one "
-            f"channel; expected dense targets of shape {_show(given)} (an index into one channel could only be 0)"
+            f"{names.target} has shape {_show(wanted)}, that of class indices, but {names.input} {_show(given)} has "
+            f"one channel; expected dense targets of shape {_show(given)} (an index into one channel could only be 0)"
         )
     per_sample = False
     if weight is not None:
@@ -125,13 +123,21 @@ def lay_out(
             expected = _show(positions[:1])
             expected += f" or {_show(positions)}" if len(positions) > 1 else ""
             raise ValueError(
-                f"{names.weight} has shape {_show(given_weight)}, expected {expected} "
-                f"for {names.input} {_show(given)}"
+                f"{names.weight} has shape {_show(given_weight)}, expected {expected} for {names.input} {_show(given)}"
             )
     layout = Layout(len(shape), axis, channels, labels, per_sample)
     for _, term in spec.parts:
         term.check_layout(channels=channels, spatial=len(layout.spatial))
     return layout
+
+
+def check_totals(shape: Sequence[int | None], dtype: str, spec: Spec) -> None:
+    """Raise unless ``totals`` can be what ``sums`` gave for this spec."""
+    expected = (len(spec.parts), 2, 12)
+    if dtype != "int64":
+        raise TypeError(f"totals has dtype {dtype}, expected int64, as sums() gives them")
+    if not _fits(tuple(shape), expected):
+        raise ValueError(f"totals has shape {_show(tuple(shape))}, expected {_show(expected)}, as sums() gives them")
 
 
 def label_error(value: object, position: Sequence[int], channels: int, ignore: int | None, names: Names) -> ValueError:

@@ -118,7 +118,6 @@ class NumpyOps:
     def constant(self, values: Sequence[float], like: Array, axis: int) -> Array:
         return self._along(np.array(values, np.float64), like, axis)
 
-
     @staticmethod
     def _along(vector: Array, like: Array, axis: int) -> Array:
         return vector.reshape([-1 if a == axis else 1 for a in range(like.ndim)])

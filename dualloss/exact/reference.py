@@ -9,7 +9,7 @@ import numpy as np
 
 from ..spec import Spec
 from . import engine, functions
-from .layout import Layout, Names, check_options, label_error, lay_out
+from .layout import Layout, Names, check_options, check_totals, label_error, lay_out
 from .numpy_ops import NumpyOps
 from .terms import Inputs
 
@@ -67,6 +67,8 @@ def loss_and_gradient(
     x, t = np.asarray(input), np.asarray(target)
     if x.dtype.name not in _DTYPES:
         raise TypeError(f"input has dtype {x.dtype}, expected one of {', '.join(_DTYPES)}")
+    if totals is not None:
+        check_totals(np.shape(totals), np.asarray(totals).dtype.name, spec)
     s = None if sample_weight is None else np.asarray(sample_weight)
     layout = lay_out(spec, x.shape, t.shape, None if s is None else s.shape, channel_axis)
     check_dtype("target", t, layout.labels)

@@ -18,7 +18,7 @@ _DIGIT = (1 << 32) - 1
 
 
 def channel_sum(ops: Ops, parts: Sequence[Array], axis: int) -> Array:
-    """``asum``: the sum along ``axis`` of one or more arrays, in any order, to about 2^-(51 - log2 m) of the largest."""
+    """``asum``: the sum along ``axis`` of one or more arrays, in any order (section 1.4)."""
     count = sum(int(part.shape[axis]) for part in parts)
     digits = count.bit_length()
     largest = None
@@ -69,9 +69,7 @@ def to_float(ops: Ops, states: Array) -> Array:
     # The leading digit that is not 0, the two after it, and whether anything follows.
     index = ops.iota(LIMBS + 1, digits, last)
     place = ops.amax(ops.where(digits > 0, index, 0), last)
-    high, middle, low = (
-        ops.isum_int(ops.where(index == place - back, digits, 0), last) for back in range(3)
-    )
+    high, middle, low = (ops.isum_int(ops.where(index == place - back, digits, 0), last) for back in range(3))
     below = ops.both(index < place - 2, digits > 0)
     sticky = ops.amax(ops.where(below, ops.ones_like(digits), 0), last)
     # Two exact float64 numbers whose one addition rounds: 53 leading bits, then 43 and the sticky one.

@@ -294,8 +294,7 @@ class _Softmax:
     def rest(self) -> list[float]:
         """r_c, which is 1 - p_c."""
         return [
-            (self.others if dc == 0 else self.whole - ec) / self.whole
-            for dc, ec in zip(self.d, self.e, strict=True)
+            (self.others if dc == 0 else self.whole - ec) / self.whole for dc, ec in zip(self.d, self.e, strict=True)
         ]
 
     @property
@@ -342,9 +341,7 @@ def _cross_entropy(options: Any, batch: _Batch) -> _Term:
             soft.others / soft.whole if dc == 0 else (soft.whole - ec) / soft.whole
             for dc, ec in zip(d, soft.e, strict=True)
         ]
-        gradients.append(
-            [times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, not_p, strict=True)]
-        )
+        gradients.append([times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, not_p, strict=True)])
 
     if options.normalizer == "all":
         normalizer = float(batch.n)
@@ -359,9 +356,7 @@ def _cross_entropy(options: Any, batch: _Batch) -> _Term:
     return _Term(values, batch.valid, normalizer, False, _pointwise(gradients))
 
 
-def _each_channel(
-    batch: _Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]
-) -> _Term:
+def _each_channel(batch: _Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]) -> _Term:
     """3.3 to 3.5: V = I ⊗ asum of what `one(channel, x, t)` gives first; g is what it gives second."""
     inverse = 1 / batch.channels
     values, gradients = [], []

@@ -51,7 +51,7 @@ class NumPy(Engine):
         self.name = "numpy channels first" if channels_first else "numpy"
         self._first = channels_first
 
-    def start(self, config: Config) -> Callable[[Case], Outcome]:
+    def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
         return self._run
 
     def _run(self, case: Case) -> Outcome:
@@ -80,7 +80,7 @@ class Torch(Engine):
         self.compiles = how == "compiled"
         self._device, self._how, self._threads = device, how, threads
 
-    def start(self, config: Config) -> Callable[[Case], Outcome]:
+    def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
         import torch
 
         import dualloss.torch
@@ -133,7 +133,7 @@ class TensorFlow(Engine):
         self.compiles = how != "eager"
         self._device, self._how = device, how
 
-    def start(self, config: Config) -> Callable[[Case], Outcome]:
+    def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
         import tensorflow as tf
 
         import dualloss.tf

@@ -1,7 +1,7 @@
 """exp and log1p on every argument they can get, on every library and device here.
 
-What is expected comes from the digest of the true results, which ``reference_digests`` computes with MPFR (gmpy2) by exact
-arithmetic, independently of any float64 library: see ``python -m dualloss.parity.exhaustive``.
+What is expected comes from the digest of the true results, which ``reference_digests`` computes with MPFR (gmpy2),
+independently of any float64 library: see ``python -m dualloss.parity.exhaustive``.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _tensorflow() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Arr
 
 
 def reference_digests() -> dict[str, str]:
-    """The digests from MPFR: the largest number of so many bits not above the true value plus the threshold, exactly."""
+    """The digests from MPFR: the largest number of so many bits not above true value plus threshold."""
     import gmpy2
 
     digests = {}

@@ -1,4 +1,4 @@
-"""Forward and backward of total_loss on every device here, for ``dualloss gpu``. benchmarks/cost.py compares modes on CPU."""
+"""Forward and backward of total_loss on every device here, for ``dualloss gpu``."""
 
 from __future__ import annotations
 

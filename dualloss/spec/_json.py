@@ -32,9 +32,7 @@ def read(text: str) -> list[dict[str, Any]]:
     if not isinstance(text, str):
         raise TypeError(f"text={show(text)}, expected the JSON as a str")
     try:
-        document = json.loads(
-            text, object_pairs_hook=_unique_keys, parse_int=_integer, parse_constant=_no_constant
-        )
+        document = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_integer, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"the spec is not JSON: {error}") from error
     except RecursionError:

@@ -43,9 +43,7 @@ class Boundary(Term):
 
     kernel: Literal["laplacian", "laplacian8"] = option("laplacian", choice("laplacian", "laplacian8"))
     on: Literal["logits", "probabilities"] = option("logits", choice("logits", "probabilities"))
-    padding: Literal["zeros", "replicate", "reflect"] = option(
-        "zeros", choice("zeros", "replicate", "reflect")
-    )
+    padding: Literal["zeros", "replicate", "reflect"] = option("zeros", choice("zeros", "replicate", "reflect"))
     ignore_index: int | None = option(None, optional(integer))
 
     needs_channels = True

@@ -50,9 +50,7 @@ def float32_number(name: str, value: Any) -> float:
     """A finite number that does not vanish or overflow when the exact numerics round it to float32."""
     result = number(name, value)
     if result != 0 and not SMALLEST <= abs(result) < OVERFLOW:
-        raise ValueError(
-            f"{name}={show(value)}, expected 0 or a magnitude from 1.18e-38 to 3.4e38 (normal float32)"
-        )
+        raise ValueError(f"{name}={show(value)}, expected 0 or a magnitude from 1.18e-38 to 3.4e38 (normal float32)")
     return result
 
 

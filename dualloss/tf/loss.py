@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .. import TOTAL_LOSS
 from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_options, label_error, lay_out
+from ..exact.layout import Layout, Names, check_options, check_totals, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, from_json
 from . import native
@@ -46,8 +46,8 @@ class Loss(keras.losses.Loss):
         sample_weight: (B,) or (B, *spatial); a boolean one is a mask, as is a Keras mask of the prediction.
         loss: a float32 scalar, or (B, *spatial) for ``reduction="none"``.
 
-    The whole reduction happens here; Keras adds nothing to it. Under ``tf.distribute`` with n replicas a mean is divided by n,
-    as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and that
+    The whole reduction happens here; Keras adds nothing to it. Under ``tf.distribute`` with n replicas a mean is
+    divided by n, as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and that
     position's gradient become NaN. If everything is ignored the loss and the gradient are 0.
     """
 
@@ -95,7 +95,7 @@ class Loss(keras.losses.Loss):
             sample_weight: weights or a mask.
             return_terms: also return a dict of each term's value before its weight, without gradient, for logging.
             totals: what :meth:`sums` gives for the whole batch of which this is a part (exact numerics): with its
-                normalisers the losses and gradients of the parts are those of the whole.
+                normalisers the gradients of the parts are those of the whole, to the bit, and their losses its shares.
 
         Raises:
             TypeError: unsupported dtypes.
@@ -117,6 +117,9 @@ class Loss(keras.losses.Loss):
                 )
                 terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
             else:
+                if totals is not None:
+                    totals = tf.convert_to_tensor(totals)
+                    check_totals(totals.shape, totals.dtype.name, self.spec)
                 args = (target, mask, weight, totals, None, astuple(layout))
                 loss, values, _, gradient = self._forward(tf.stop_gradient(y_pred), *args)
                 terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_options, label_error, lay_out
-from ..exact.terms import Inputs
 from .. import TOTAL_LOSS
+from ..exact import engine, functions
+from ..exact.layout import Layout, Names, check_options, check_totals, label_error, lay_out
+from ..exact.terms import Inputs
 from ..spec import Spec
 from . import native
 from .ops import TorchOps
@@ -41,9 +41,7 @@ class Loss(nn.Module):
     gradient become NaN. If everything is ignored the loss and the gradient are 0.
     """
 
-    def __init__(
-        self, spec: Spec, *, reduction: str = "mean", numerics: str = "exact", channel_axis: int = 1
-    ) -> None:
+    def __init__(self, spec: Spec, *, reduction: str = "mean", numerics: str = "exact", channel_axis: int = 1) -> None:
         super().__init__()
         check_options(spec, reduction, numerics, channel_axis)
         self.spec = spec
@@ -68,11 +66,12 @@ class Loss(nn.Module):
             sample_weight: weights or a mask.
             return_terms: also return a dict of each term's value before its weight, detached, for logging.
             totals: what :meth:`sums` gives for the whole batch of which this is a part (exact numerics): with its
-                normalisers the losses and gradients of the parts are those of the whole.
+                normalisers the gradients of the parts are those of the whole, to the bit, and their losses its shares.
 
         Raises:
             TypeError: unsupported dtypes or devices.
-            ValueError: shapes that do not fit; labels out of range.
+            ValueError: shapes that do not fit; labels out of range; a target or weight that requires a gradient
+                (exact numerics).
         """
         layout, target, mask, weight = self._prepare(input, target, sample_weight)
         if self.numerics == "native":
@@ -89,6 +88,14 @@ class Loss(nn.Module):
             )
             terms = {name: value.detach() for name, value in terms.items()}
         else:
+            if totals is not None:
+                check_totals(totals.shape, str(totals.dtype).removeprefix("torch."), self.spec)
+            for name, value in (("target", target), ("sample_weight", weight)):
+                if value is not None and value.requires_grad and torch.is_grad_enabled():
+                    raise ValueError(
+                        f"{name} requires a gradient, which exact numerics give for input only: detach() it, or use "
+                        "numerics='native'"
+                    )
             loss, values, _ = _Exact.apply(input, target, mask, weight, totals, self.spec, self.reduction, layout)
             terms = dict(zip(self.spec.names, values, strict=True)) if return_terms else {}
         return (loss, terms) if return_terms else loss
@@ -114,8 +121,7 @@ class Loss(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return (
-            f"{self.spec!r}, reduction={self.reduction!r}, numerics={self.numerics!r}, "
-            f"channel_axis={self.channel_axis}"
+            f"{self.spec!r}, reduction={self.reduction!r}, numerics={self.numerics!r}, channel_axis={self.channel_axis}"
         )
 
     def _needs_exact(self, what: str) -> None:

@@ -1,0 +1,83 @@
+"""The examples: each script runs, and what they rely on holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _examples_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("script", "files"),
+    [
+        ("train_torch.py", {"PyTorch.npz"}),
+        ("train_keras.py", {"Keras.npz"}),
+        ("same_bits.py", {"PyTorch.npz", "Keras.npz", "loss_curves.png", "predictions.png"}),
+    ],
+)
+def test_script_runs(script: str, files: set[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / script), "--quick", "--out", str(tmp_path / "out")]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {file.name for file in (tmp_path / "out").iterdir()} == files
+    if script == "same_bits.py":
+        assert " 0 of 180,226 values differ" in done.stdout
+        curves = [np.load(tmp_path / "out" / f"{name}.npz")["losses"] for name in ("PyTorch", "Keras")]
+        np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def test_nets_start_out_equal() -> None:
+    images = import_module("scenes").Scenes("train", 4).batch(0)[0]
+    in_torch, in_keras = import_module("unet_torch").UNet(), import_module("unet_keras").unet()
+    for training in (False, True):
+        in_torch.train(training)
+        with torch.no_grad():
+            ours = in_torch(torch.from_numpy(images[:, None])).movedim(1, -1).numpy()
+        theirs = in_keras(images[..., None], training=training).numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_scenes_repeat() -> None:
+    scenes = import_module("scenes")
+    images, classes = scenes.Scenes("train", 3).batch(5)
+    again, classes_again = scenes.Scenes("train", 3).batch(5)
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(classes, classes_again)
+    assert not np.array_equal(images, scenes.Scenes("train", 3).batch(6)[0])
+    assert images.shape == classes.shape == (3, 64, 64)
+    assert set(np.unique(classes)) <= set(range(11))
+
+
+def test_held_out_digits_are_not_trained_on() -> None:
+    scenes = import_module("scenes")
+    train, held_out = (
+        {image.tobytes() for image in scenes.digits(split)[0]} for split in ("train", "held-out")
+    )
+    assert len(train) + len(held_out) == 1797
+    assert train.isdisjoint(held_out)
+
+
+def test_low_iou_fails(tmp_path: Path) -> None:
+    common = import_module("common")
+    settings = common.Settings(out=tmp_path, held_out=20)
+    truth = settings.held_out_scenes[1]
+    assert common.finish(settings, "PyTorch", [1.0], truth).iou == 1
+    with pytest.raises(SystemExit, match=r"PyTorch: mean IoU 0\.\d+ .* below the required 0\.80"):
+        common.finish(settings, "PyTorch", [1.0], np.zeros_like(truth))
