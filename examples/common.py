@@ -90,9 +90,7 @@ def finish(settings: Settings, framework: str, losses: list[float], predicted: N
     """Save and report a training; exit with an error if the net reads too badly."""
     result = Result(np.array(losses, np.float32), predicted, mean_iou(settings.held_out_scenes[1], predicted))
     np.savez_compressed(settings.out / f"{framework}.npz", **result._asdict())
-    score = (
-        f"{framework}: mean IoU {result.iou:.3f} over {CLASSES} classes on {len(predicted)} held-out scenes"
-    )
+    score = f"{framework}: mean IoU {result.iou:.3f} over {CLASSES} classes on {len(predicted)} held-out scenes"
     if result.iou < settings.required_iou:
         sys.exit(f"{score}, below the required {settings.required_iou:.2f}")
     print(score, flush=True)

@@ -41,7 +41,10 @@ from matplotlib.patches import Patch
 
 EVERY = 20
 COLOURS = ("#20232a", *map(to_hex, plt.get_cmap("tab10")(range(10))))  # background, ten digits
-FRAMEWORK_COLOURS = {"PyTorch": "#d9480f", "Keras": "#1864ab"}
+LINES: dict[str, dict[str, Any]] = {  # the curves lie on each other: thick below, dashed above
+    "PyTorch": {"color": "#ff922b", "linewidth": 4},
+    "Keras": {"color": "#1864ab", "linewidth": 1.5, "linestyle": (0, (4, 2))},
+}
 
 
 @dataclass
@@ -97,15 +100,14 @@ def draw_losses(settings: Settings, results: dict[str, Result], subtitle: str) -
     """Both loss curves: every step, and the mean over 20 steps."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for framework, result in results.items():
-        colour = FRAMEWORK_COLOURS[framework]
         steps, window = np.arange(1, settings.steps + 1), min(EVERY, settings.steps)
-        axes.plot(steps, result.losses, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, result.losses, color=LINES[framework]["color"], alpha=0.3, linewidth=0.8)
         smooth = np.convolve(result.losses, np.ones(window) / window, "valid")
         label = f"{framework}: mean IoU {result.iou:.3f} on held-out scenes"
-        axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.8, label=label)
-    axes.set(yscale="log", xlabel="step", ylabel="CrossEntropy() + 0.5 * Boundary()")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+        axes.plot(steps[window - 1 :], smooth, label=label, **LINES[framework])
+    axes.set(yscale="log", xlabel="step", ylabel="loss: CrossEntropy() + 0.5 * Boundary()")
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
+    axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.suptitle("Training loss (thin: every step, thick: mean over 20 steps)")

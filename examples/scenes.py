@@ -55,7 +55,7 @@ def scene(rng: np.random.Generator, split: Split) -> tuple[NDArray[np.float32], 
         if classes[window][ink > 0].any():  # it would run into another digit
             continue
         image[window] += rng.uniform(0.6, 1.2) * ink
-        classes[window][ink > 0.5] = values[which] + 1
+        classes[window][ink > 0.4] = values[which] + 1
     return (image + rng.normal(0, 0.05, image.shape)).astype(np.float32), classes
 
 

@@ -384,9 +384,7 @@ def test_cross_entropy_gradients_beside_tied_logits_and_weights(label: int) -> N
     row, weights = [20.0, 20.0, -5.0], (0.5, 2.0, 3.0)
     u = [weights[c] if c == label else 0.0 for c in range(3)]
     _, expected = decimal_cross_entropy(f32(row), f32(u))
-    found = gradients_before_rounding(
-        CrossEntropy(class_weights=weights), row, [float(c == label) for c in range(3)]
-    )
+    found = gradients_before_rounding(CrossEntropy(class_weights=weights), row, [float(c == label) for c in range(3)])
     assert found == [close(v, rel=1e-8) for v in expected]
 
 
@@ -406,9 +404,7 @@ def test_cross_entropy_with_weights_and_smoothing() -> None:
         spec = CrossEntropy(class_weights=weights, label_smoothing=0.1, normalizer=normalizer)
         found = evaluate(spec, x, labels)
         assert found.loss == close(math.fsum(values) / n, rel=ULP)
-        np.testing.assert_allclose(
-            found.gradient, np.array([g for _, g in expected]) / n, rtol=1e-5, atol=1e-8
-        )
+        np.testing.assert_allclose(found.gradient, np.array([g for _, g in expected]) / n, rtol=1e-5, atol=1e-8)
 
 
 def test_the_weights_normalizer_of_dense_targets_may_be_small_and_leaves_masked_positions_out() -> None:
@@ -426,9 +422,7 @@ def test_a_class_of_probability_zero_counts_nothing_without_a_target() -> None:
     assert evaluate(CrossEntropy(), x, np.array([1])).loss == INF
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"pos_weight": (0.5, 3.0)}, {"pos_weight": 2.0}, {"label_smoothing": 0.2}]
-)
+@pytest.mark.parametrize("options", [{}, {"pos_weight": (0.5, 3.0)}, {"pos_weight": 2.0}, {"label_smoothing": 0.2}])
 def test_binary_cross_entropy_is_the_formula(options: dict[str, Any]) -> None:
     x, t = logits(30, 2, scale=8.0), random(1).random((30, 2)).astype(np.float32)
     positive, epsilon = options.get("pos_weight", 1.0), options.get("label_smoothing", 0.0)
@@ -546,9 +540,7 @@ def test_boundary_is_its_matrix_and_its_gradient_the_transpose(
 @pytest.mark.parametrize("spatial", [(5,), (4, 3), (2, 3, 2)], ids=str)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_boundary_on_probabilities_is_the_chain_rule(
-    spatial: tuple[int, ...], kernel: Any, padding: Any
-) -> None:
+def test_boundary_on_probabilities_is_the_chain_rule(spatial: tuple[int, ...], kernel: Any, padding: Any) -> None:
     x, labels = logits(2, *spatial, 3), random(1).integers(0, 3, (2, *spatial))
     found = evaluate(Boundary(on="probabilities", kernel=kernel, padding=padding), x, labels)
     n = math.prod(spatial)
@@ -576,9 +568,7 @@ def test_boundary_on_probabilities_is_the_chain_rule(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_boundary_on_probabilities_has_no_gradient_where_nothing_touches_a_nan(
-    padding: Any, reduction: Any
-) -> None:
+def test_boundary_on_probabilities_has_no_gradient_where_nothing_touches_a_nan(padding: Any, reduction: Any) -> None:
     x, labels = logits(3, 4, 3), random(1).integers(0, 3, (3, 4))
     x[0], x[1, 0] = NAN, NAN
     s = f32([[0] * 4, [0, 0, 1, 2], [1] * 4])
@@ -644,17 +634,12 @@ ORDERS: dict[str, list[list[tuple[int, ...]]]] = {
     ],
 }
 NEIGHBOURS = [
-    (kernel, order, first)
-    for kernel, orders in ORDERS.items()
-    for order in orders
-    for first in range(len(order) - 1)
+    (kernel, order, first) for kernel, orders in ORDERS.items() for order in orders for first in range(len(order) - 1)
 ]
 
 
 @pytest.mark.parametrize(("kernel", "order", "first"), NEIGHBOURS)
-def test_boundary_subtracts_its_offsets_in_order(
-    kernel: Any, order: list[tuple[int, ...]], first: int
-) -> None:
+def test_boundary_subtracts_its_offsets_in_order(kernel: Any, order: list[tuple[int, ...]], first: int) -> None:
     # The offset in place `first` cancels the centre: a tiny one stays after it, and would be lost before it.
     axes = len(order[0])
     tiny = 2.0**-60
@@ -702,9 +687,7 @@ LABELLED = [
 
 @pytest.mark.parametrize("spec", LABELLED, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(
-    "x", [logits(2, 3, 2, 3), np.full((2, 3, 2, 3), NAN, np.float32)], ids=["finite", "NaN"]
-)
+@pytest.mark.parametrize("x", [logits(2, 3, 2, 3), np.full((2, 3, 2, 3), NAN, np.float32)], ids=["finite", "NaN"])
 def test_everything_ignored_is_zero(spec: dualloss.Spec, reduction: Any, x: Array) -> None:
     found = evaluate(spec, x, np.full(x.shape[:-1], 9), reduction=reduction)
     assert not bits_of(found.loss).any() and not bits_of(found.gradient).any()
@@ -833,9 +816,7 @@ def test_the_upstream_gradient_scales() -> None:
     mapped = evaluate(CrossEntropy(), x, labels, reduction="none", upstream=each).gradient
     np.testing.assert_array_equal(mapped, rows * each[:, None])
     single = evaluate(CrossEntropy(), x, labels, reduction="none", upstream=0.3).gradient
-    assert_same_bits(
-        single, evaluate(CrossEntropy(), x, labels, reduction="none", upstream=f32([0.3] * 5)).gradient
-    )
+    assert_same_bits(single, evaluate(CrossEntropy(), x, labels, reduction="none", upstream=f32([0.3] * 5)).gradient)
     with pytest.raises(ValueError, match="upstream has shape"):
         evaluate(CrossEntropy(), x, labels, upstream=each)
 
@@ -844,9 +825,7 @@ def test_an_upstream_of_zero_silences_a_position_of_the_map_only() -> None:
     x, labels = logits(3, 2), np.array([0, 1, 1])
     x[1] = NAN
     for s in (None, f32([1, 2, 3])):
-        found = evaluate(
-            CrossEntropy(), x, labels, reduction="none", upstream=f32([1, 0, 2]), sample_weight=s
-        )
+        found = evaluate(CrossEntropy(), x, labels, reduction="none", upstream=f32([1, 0, 2]), sample_weight=s)
         assert not bits_of(found.gradient[1]).any() and found.gradient[[0, 2]].all()
     assert np.isnan(evaluate(CrossEntropy(), x, labels, upstream=0.0).gradient[1]).all()
     # it also stops what the map's infinite coefficient would make NaN
@@ -1007,9 +986,7 @@ def test_softmax_terms_are_nan_where_the_logits_are_bad(row: list[float], bad: b
     x = f32([[1, 2, 3], row, [3, 2, 1]])
     found = evaluate(CrossEntropy(), x, np.array([0, 1, 2]), reduction="none")
     np.testing.assert_array_equal(np.isnan(found.loss), [False, bad, False])
-    np.testing.assert_array_equal(
-        np.isnan(found.gradient), np.array([False, bad, False])[:, None].repeat(3, 1)
-    )
+    np.testing.assert_array_equal(np.isnan(found.gradient), np.array([False, bad, False])[:, None].repeat(3, 1))
     assert np.isnan(evaluate(CrossEntropy(), x, np.array([0, 1, 2])).loss) == bad
 
 

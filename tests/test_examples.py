@@ -32,9 +32,7 @@ def _examples_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_script_runs(script: str, files: set[str], tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / script), "--quick", "--out", str(tmp_path / "out")]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {file.name for file in (tmp_path / "out").iterdir()} == files
     if script == "same_bits.py":
@@ -67,9 +65,7 @@ def test_scenes_repeat() -> None:
 
 def test_held_out_digits_are_not_trained_on() -> None:
     scenes = import_module("scenes")
-    train, held_out = (
-        {image.tobytes() for image in scenes.digits(split)[0]} for split in ("train", "held-out")
-    )
+    train, held_out = ({image.tobytes() for image in scenes.digits(split)[0]} for split in ("train", "held-out"))
     assert len(train) + len(held_out) == 1797
     assert train.isdisjoint(held_out)
 

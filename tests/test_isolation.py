@@ -95,9 +95,7 @@ print(sorted(new - set(sys.stdlib_module_names)))
     ],
     ids=["torch", "tf", "numpy"],
 )
-def test_backend_computes_without_the_others(
-    code: str, needed: tuple[str, ...], blocked: tuple[str, ...]
-) -> None:
+def test_backend_computes_without_the_others(code: str, needed: tuple[str, ...], blocked: tuple[str, ...]) -> None:
     need(*needed)
     result = run(code, *blocked)
     assert result.returncode == 0, result.stderr

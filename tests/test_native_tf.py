@@ -38,8 +38,7 @@ CASES: dict[str, tuple[Spec, tuple[int, ...], str, str]] = {
     "cross_entropy_all": (CrossEntropy(normalizer="all"), (3, 4, 5), "soft", "weights"),
     "binary": (BinaryCrossEntropy(), (9, 7), "soft", ""),
     "binary_labels": (
-        BinaryCrossEntropy(pos_weight=WEIGHTS, label_smoothing=0.1)
-        + 0.0 * CrossEntropy(ignore_index=IGNORED),
+        BinaryCrossEntropy(pos_weight=WEIGHTS, label_smoothing=0.1) + 0.0 * CrossEntropy(ignore_index=IGNORED),
         (9, 7),
         "labels",
         "weights",
@@ -117,9 +116,7 @@ def run(
         loss = tf.function(loss, jit_compile=mode == "xla")
     x = tf.convert_to_tensor(x)
     upstream = np.broadcast_to(upstream, x.shape[:-1] if reduction == "none" else ())
-    value, gradient, terms = loss(
-        x, *(None if v is None else tf.constant(v) for v in (target, weight, upstream))
-    )
+    value, gradient, terms = loss(x, *(None if v is None else tf.constant(v) for v in (target, weight, upstream)))
     assert gradient.dtype == x.dtype and value.dtype in (tf.float32, x.dtype)
     found = value.numpy()
     return Result(
@@ -144,9 +141,7 @@ def within(found: Result, truth: Result, spec: Spec, dtype: str = "float32") -> 
 def test_within_the_bound(case: str, scale: float, reduction: Any) -> None:
     """Loss, terms and gradient against the oracle."""
     spec, x, target, weight = example(case, scale)
-    upstream = (
-        np.random.default_rng(1).normal(size=target.shape[: x.ndim - 1]) if reduction == "none" else 3.0
-    )
+    upstream = np.random.default_rng(1).normal(size=target.shape[: x.ndim - 1]) if reduction == "none" else 3.0
     found = run(spec, x, target, weight, reduction, upstream)
     truth = evaluate(spec, x, target, sample_weight=weight, reduction=reduction, upstream=upstream)
     within(found, truth, spec)
@@ -356,9 +351,7 @@ def test_nothing_counts(case: str) -> None:
 def test_a_spec_of_weight_0() -> None:
     """The loss is 0 and depends on the input."""
     for reduction in ("mean", "none"):
-        found = run(
-            0 * MeanSquaredError(), np.full((4, 2), np.nan, np.float32), np.zeros((4, 2)), None, reduction
-        )
+        found = run(0 * MeanSquaredError(), np.full((4, 2), np.nan, np.float32), np.zeros((4, 2)), None, reduction)
         assert not found.loss.any() and found.loss.shape == (() if reduction == "mean" else (4,))
         assert not found.gradient.any() and np.isnan(found.terms["mean_squared_error"]).all()
 

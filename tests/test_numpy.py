@@ -52,9 +52,7 @@ def test_value_and_gradient_are_those_of_the_formula(total: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_the_float32_result_rounded_once(
-    dtype: str, total: Any, same_bits: SameBits
-) -> None:
+def test_half_precision_is_the_float32_result_rounded_once(dtype: str, total: Any, same_bits: SameBits) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     half = total.x.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
     found = loss_and_gradient(TOTAL_LOSS, half, total.target)
@@ -150,9 +148,7 @@ def test_inputs_are_left_alone(case: Any) -> None:
 def test_no_warnings_from_extreme_values() -> None:
     """Overflow, infinities and NaN are part of the definition, not accidents. (Warnings are errors here.)"""
     x = np.float32([[3e38, -3e38, 0], [np.inf, 0, 0], [-np.inf, -np.inf, 1], [np.nan, 0, 0]])
-    found = loss_and_gradient(
-        CrossEntropy() + MeanSquaredError(), x, np.float32(np.eye(4, 3)), reduction="none"
-    )
+    found = loss_and_gradient(CrossEntropy() + MeanSquaredError(), x, np.float32(np.eye(4, 3)), reduction="none")
     np.testing.assert_array_equal(np.isnan(found.loss), [False, True, False, True])
 
 
@@ -193,8 +189,6 @@ Y = np.zeros((2, 4), np.int64)
         ("total", (X, Y), {}, TypeError, "spec is str, expected a loss spec"),
     ],
 )
-def test_error(
-    spec: Any, args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_error(spec: Any, args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         loss_and_gradient(spec, *args, **options)

@@ -42,9 +42,7 @@ def close(result: Result, loss: Any, gradient: Any, tolerance: float = 1e-13) ->
     """Assert value and gradient, both relative to their largest element."""
     for got, expected in ((result.loss, loss), (result.gradient, gradient)):
         expected = np.asarray(expected)
-        np.testing.assert_allclose(
-            got, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-300)
-        )
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-300))
 
 
 def by_torch(formula: Any, x: Any = LOGITS) -> tuple[Any, Any]:
@@ -103,9 +101,7 @@ def test_cross_entropy_of_probabilities(smoothing: float, weights: Any) -> None:
         close(first(spec, LOGITS, SOFT), loss, gradient)
     total = first(CrossEntropy(class_weights=weights), LOGITS, SOFT, reduction="sum").loss
     mass = LABELS.size if weights is None else (SOFT * np.array(WEIGHTS)[:, None, None]).sum()
-    assert first(CrossEntropy(class_weights=weights), LOGITS, SOFT).loss == pytest.approx(
-        total / mass, rel=1e-14
-    )
+    assert first(CrossEntropy(class_weights=weights), LOGITS, SOFT).loss == pytest.approx(total / mass, rel=1e-14)
 
 
 @pytest.mark.parametrize("pos_weight", [None, 3.0, WEIGHTS])
@@ -308,9 +304,7 @@ def test_reductions_agree(spec: Spec) -> None:
         parts = [w * result.terms[name] for name, (w, _) in zip(spec.names, spec.parts, strict=True)]
         np.testing.assert_allclose(result.loss, sum(parts), rtol=1e-13, atol=1e-15)
     one = first(spec, LOGITS, SOME_IGNORED, reduction="none", upstream=np.eye(5, 6)[None].repeat(2, 0))
-    scaled = first(
-        spec, LOGITS, SOME_IGNORED, reduction="none", sample_weight=np.eye(5, 6)[None].repeat(2, 0)
-    )
+    scaled = first(spec, LOGITS, SOME_IGNORED, reduction="none", sample_weight=np.eye(5, 6)[None].repeat(2, 0))
     np.testing.assert_array_equal(one.gradient, scaled.gradient)
 
 

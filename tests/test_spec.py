@@ -141,9 +141,7 @@ def test_a_weight_is_finite(weight: Any) -> None:
 
 @pytest.mark.parametrize("weight", [1e39, -1e39, 1e-39, -5e-324])
 def test_a_weight_is_in_the_range_of_float32(weight: float) -> None:
-    with pytest.raises(
-        ValueError, match=re.escape(f"weight={weight!r}, expected 0 or a magnitude from 1.18e-38")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"weight={weight!r}, expected 0 or a magnitude from 1.18e-38")):
         weight * Boundary()
 
 
@@ -298,9 +296,7 @@ NAN = float("nan")
         ),
     ],
 )
-def test_a_bad_option_is_named(
-    term: type[Term], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_bad_option_is_named(term: type[Term], options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         term(**options)
 
@@ -559,9 +555,9 @@ keys = st.sampled_from(
 
 @given(
     st.dictionaries(keys, json_values)
-    | st.lists(
-        st.fixed_dictionaries({"weight": json_values, "term": st.sampled_from([*TERMS])}) | json_values
-    ).map(lambda rows: {"dualloss": 1, "terms": rows})
+    | st.lists(st.fixed_dictionaries({"weight": json_values, "term": st.sampled_from([*TERMS])}) | json_values).map(
+        lambda rows: {"dualloss": 1, "terms": rows}
+    )
     | st.tuples(st.sampled_from([*TERMS]), st.dictionaries(keys, json_values)).map(
         lambda row: {"dualloss": 1, "terms": [{**row[1], "weight": 1, "term": row[0]}]}
     )
@@ -579,9 +575,7 @@ def test_json_is_a_spec_or_a_value_error(document: object) -> None:
 
 def test_every_exported_term_is_registered_under_its_name() -> None:
     assert all(term.__name__ == name for name, term in TERMS.items())
-    exported = {
-        name for name, value in vars(dualloss).items() if isinstance(value, type) and issubclass(value, Term)
-    }
+    exported = {name for name, value in vars(dualloss).items() if isinstance(value, type) and issubclass(value, Term)}
     assert set(TERMS) == exported <= set(dualloss.__all__)
 
 
@@ -597,9 +591,7 @@ def test_a_registered_name_is_free_and_options_leave_json_its_keys() -> None:
     clash = dataclasses.make_dataclass(
         "Clash", [("weight", float, option(1.0, lambda name, value: value))], bases=(Term,), frozen=True
     )
-    with pytest.raises(
-        ValueError, match="Clash has the option 'weight', expected a name that JSON leaves free"
-    ):
+    with pytest.raises(ValueError, match="Clash has the option 'weight', expected a name that JSON leaves free"):
         register(clash)
     assert "Clash" not in TERMS
 

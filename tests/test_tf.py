@@ -66,9 +66,7 @@ def test_bits_are_those_of_numpy(case: Any, reduction: str, same_bits: SameBits)
     if reduction == "none":
         shape = case.x.shape[:-1] if case.x.ndim > 1 else case.x.shape
         upstream = np.linspace(-1, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)
-    wanted = loss_and_gradient(
-        case.spec, case.x, case.target, case.weight, reduction=reduction, upstream=upstream
-    )
+    wanted = loss_and_gradient(case.spec, case.x, case.target, case.weight, reduction=reduction, upstream=upstream)
     found = value_and_gradient(
         Loss(case.spec, reduction=reduction, jit_compile=False),
         case.target,
@@ -100,9 +98,7 @@ def test_labels_and_one_hot_targets_have_the_same_bits(plain: Any, total: Any, s
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float16"])
-def test_labels_of_any_dtype_of_integer_value(
-    dtype: str, plain: Any, total: Any, same_bits: SameBits
-) -> None:
+def test_labels_of_any_dtype_of_integer_value(dtype: str, plain: Any, total: Any, same_bits: SameBits) -> None:
     wanted = loss_and_gradient(TOTAL_LOSS, total.x, total.target)
     same_bits(plain(total.target.astype(dtype), total.x), wanted.loss)
 
@@ -197,9 +193,7 @@ def test_zero_weight_hides_nan(numerics: str) -> None:
     assert not np.any(gradient[1])
 
 
-def test_nan_input_gives_the_nan_of_the_definition(
-    plain: Any, jitted: Any, total: Any, same_bits: SameBits
-) -> None:
+def test_nan_input_gives_the_nan_of_the_definition(plain: Any, jitted: Any, total: Any, same_bits: SameBits) -> None:
     x = total.x.copy()
     x[0, 1, 1, 1] = np.nan
     wanted = loss_and_gradient(TOTAL_LOSS, x, total.target)
@@ -225,9 +219,7 @@ def test_persistent_tape(plain: Any, total: Any, same_bits: SameBits) -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_second_derivative_of_exact_numerics_is_refused(
-    reduction: str, jit_compile: bool, total: Any
-) -> None:
+def test_second_derivative_of_exact_numerics_is_refused(reduction: str, jit_compile: bool, total: Any) -> None:
     loss = Loss(TOTAL_LOSS, reduction=reduction, jit_compile=jit_compile)
     x = tf.constant(total.x)
     with tf.GradientTape() as outer:
@@ -246,9 +238,7 @@ def test_second_derivative_of_native_numerics(total: Any) -> None:
         _, gradient = value_and_gradient(loss, total.target, x)
     product = outer.gradient(gradient, x, output_gradients=direction)
     step = 2.0**-6
-    ahead, behind = (
-        value_and_gradient(loss, total.target, x + s * direction)[1].numpy() for s in (step, -step)
-    )
+    ahead, behind = (value_and_gradient(loss, total.target, x + s * direction)[1].numpy() for s in (step, -step))
     np.testing.assert_allclose(product, (ahead - behind) / (2 * step), rtol=1e-3, atol=1e-5)
     assert np.abs(product).max() > 0.01
 
@@ -257,9 +247,7 @@ def test_second_derivative_of_native_numerics(total: Any) -> None:
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_graph_with_dynamic_batch_and_spatial_axes(
-    jit_compile: bool, make_case: Any, same_bits: SameBits
-) -> None:
+def test_graph_with_dynamic_batch_and_spatial_axes(jit_compile: bool, make_case: Any, same_bits: SameBits) -> None:
     step = graph(Loss(TOTAL_LOSS, jit_compile=jit_compile))
     for shape in [(2, 5, 6, 4)] if jit_compile else [(2, 5, 6, 4), (3, 1, 4, 4), (1, 7, 2, 4), (0, 2, 2, 4)]:
         case = make_case(TOTAL_LOSS, shape, "labels")
@@ -298,9 +286,7 @@ def test_autograph_leaves_the_loss_alone(plain: Any, total: Any, same_bits: Same
     same_bits(step(total.target, total.x, tf.constant(2)), wanted.loss)
 
 
-def test_label_out_of_range_is_nan_in_a_graph(
-    plain: Any, jitted: Any, total: Any, same_bits: SameBits
-) -> None:
+def test_label_out_of_range_is_nan_in_a_graph(plain: Any, jitted: Any, total: Any, same_bits: SameBits) -> None:
     labels = total.target.copy()
     labels[0, 1, 1] = 4
     wanted = loss_and_gradient(TOTAL_LOSS, total.x, labels, check_labels=False)
@@ -328,9 +314,7 @@ def test_float_label_that_is_no_class(label: float, plain: Any, total: Any) -> N
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("numerics", ["exact", "native"])
-def test_returned_terms_are_the_separate_losses(
-    numerics: str, reduction: str, total: Any, same_bits: SameBits
-) -> None:
+def test_returned_terms_are_the_separate_losses(numerics: str, reduction: str, total: Any, same_bits: SameBits) -> None:
     options = {"reduction": reduction, "numerics": numerics, "jit_compile": False}
     loss = Loss(TOTAL_LOSS, **options)
     x = tf.constant(total.x)
@@ -346,11 +330,7 @@ def test_returned_terms_are_the_separate_losses(
 
 @pytest.fixture
 def batch(make_case: Any) -> Any:
-    spec = (
-        CrossEntropy(class_weights=(1, 0.3, 2), ignore_index=255)
-        + 0.5 * Boundary(padding="replicate")
-        + Huber()
-    )
+    spec = CrossEntropy(class_weights=(1, 0.3, 2), ignore_index=255) + 0.5 * Boundary(padding="replicate") + Huber()
     return make_case(spec, (9, 5, 4, 3), "labels", "position")
 
 

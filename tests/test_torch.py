@@ -35,9 +35,7 @@ def weight_of(case: Any) -> Any:
     return None if case.weight is None else torch.from_numpy(case.weight)
 
 
-def value_and_gradient(
-    loss: Any, x: Any, *args: Any, upstream: Any = None, **options: Any
-) -> tuple[Any, Any]:
+def value_and_gradient(loss: Any, x: Any, *args: Any, upstream: Any = None, **options: Any) -> tuple[Any, Any]:
     x = x.detach().requires_grad_()
     value = loss(x, *args, **options)
     value.backward(upstream)
@@ -120,9 +118,7 @@ def test_a_map_reduced_outside_has_the_gradient_of_that_upstream(total: Any, sam
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_gradient_has_the_dtype_of_the_input(
-    dtype: str, total: Any, same_bits: SameBits
-) -> None:
+def test_half_precision_gradient_has_the_dtype_of_the_input(dtype: str, total: Any, same_bits: SameBits) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = first(total.x).to(getattr(torch, dtype))
     value, gradient = value_and_gradient(Loss(TOTAL_LOSS), x, torch.from_numpy(total.target))
@@ -145,9 +141,7 @@ def test_memory_layout_does_not_show(total: Any, same_bits: SameBits) -> None:
     }
     for name, view in views.items():
         assert name == "channels_last" or not view.is_contiguous()
-        found = value_and_gradient(
-            Loss(TOTAL_LOSS), view, labels.transpose(1, 2).contiguous().transpose(1, 2)
-        )
+        found = value_and_gradient(Loss(TOTAL_LOSS), view, labels.transpose(1, 2).contiguous().transpose(1, 2))
         if name == "expanded":
             same = loss_and_gradient(TOTAL_LOSS, np.stack([total.x[0]] * 2), total.target)
             same_bits(found[0], same.loss)
@@ -250,9 +244,7 @@ def test_flushed_subnormals_do_not_show(make_case: Any, same_bits: SameBits) -> 
     wanted = loss_and_gradient(tiny.spec, x, tiny.target, upstream=2.0**-110)
     assert torch.set_flush_denormal(True)
     try:
-        found = value_and_gradient(
-            Loss(tiny.spec), first(x), first(tiny.target), upstream=torch.tensor(2.0**-110)
-        )
+        found = value_and_gradient(Loss(tiny.spec), first(x), first(tiny.target), upstream=torch.tensor(2.0**-110))
     finally:
         torch.set_flush_denormal(False)
     same_bits(found[0], wanted.loss)
@@ -277,9 +269,7 @@ def test_default_dtype_does_not_show(case: Any, same_bits: SameBits) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_value_without_autograd(context: Any, reduction: str, total: Any, same_bits: SameBits) -> None:
     with context():
-        value = Loss(TOTAL_LOSS, reduction=reduction)(
-            first(total.x).requires_grad_(), torch.from_numpy(total.target)
-        )
+        value = Loss(TOTAL_LOSS, reduction=reduction)(first(total.x).requires_grad_(), torch.from_numpy(total.target))
     assert not value.requires_grad
     same_bits(value, numpy_bits(total, reduction=reduction)[0])
 
@@ -363,15 +353,11 @@ def test_compiled_bits(compiled: Any, total: Any, same_bits: SameBits) -> None:
 
 
 def test_compiled_upstream_gradient(compiled: Any, total: Any, same_bits: SameBits) -> None:
-    found = value_and_gradient(
-        compiled, first(total.x), torch.from_numpy(total.target), upstream=torch.tensor(0.3)
-    )
+    found = value_and_gradient(compiled, first(total.x), torch.from_numpy(total.target), upstream=torch.tensor(0.3))
     same_bits(found[1], numpy_bits(total, upstream=0.3)[1])
 
 
-def test_label_out_of_range_is_nan_in_a_compiled_graph(
-    compiled: Any, total: Any, same_bits: SameBits
-) -> None:
+def test_label_out_of_range_is_nan_in_a_compiled_graph(compiled: Any, total: Any, same_bits: SameBits) -> None:
     labels = total.target.copy()
     labels[0, 1, 1] = 4
     found = value_and_gradient(compiled, first(total.x), torch.from_numpy(labels))
@@ -385,16 +371,12 @@ def test_label_out_of_range_is_nan_in_a_compiled_graph(
 
 def test_one_graph_for_all_shapes(make_case: Any, same_bits: SameBits) -> None:
     torch.compiler.reset()
-    loss = torch.compile(
-        Loss(TOTAL_LOSS, reduction="none"), fullgraph=True, dynamic=True, backend="aot_eager"
-    )
-    for i, shape in enumerate([(2, 5, 6, 4), (3, 7, 3, 4), (5, 2, 9, 4)]):
+    loss = torch.compile(Loss(TOTAL_LOSS, reduction="none"), fullgraph=True, dynamic=True, backend="aot_eager")
+    for i, shape in enumerate([(2, 5, 6, 4), (3, 7, 3, 4), (5, 4, 9, 4)]):
         case = make_case(TOTAL_LOSS, shape, "labels", "position")
         upstream = torch.linspace(-1, 2, case.target.size).reshape(shape[:-1])
         with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
-            found = value_and_gradient(
-                loss, first(case.x), target_of(case), weight_of(case), upstream=upstream
-            )
+            found = value_and_gradient(loss, first(case.x), target_of(case), weight_of(case), upstream=upstream)
         wanted = numpy_bits(case, reduction="none", upstream=upstream.numpy())
         same_bits(found[0], wanted[0])
         same_bits(found[1], wanted[1])
@@ -467,16 +449,13 @@ def test_module_has_no_state() -> None:
 def test_repr_shows_the_settings() -> None:
     text = repr(Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), reduction="sum", channel_axis=-1))
     assert text == (
-        "Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), "
-        "reduction='sum', numerics='exact', channel_axis=-1)"
+        "Loss(CrossEntropy(ignore_index=255) + 0.5 * Boundary(), reduction='sum', numerics='exact', channel_axis=-1)"
     )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("numerics", ["exact", "native"])
-def test_returned_terms_are_the_separate_losses(
-    numerics: str, reduction: str, total: Any, same_bits: SameBits
-) -> None:
+def test_returned_terms_are_the_separate_losses(numerics: str, reduction: str, total: Any, same_bits: SameBits) -> None:
     options = {"reduction": reduction, "numerics": numerics}
     x, labels = first(total.x).requires_grad_(), torch.from_numpy(total.target)
     value, terms = Loss(TOTAL_LOSS, **options)(x, labels, return_terms=True)
@@ -499,11 +478,7 @@ def test_a_term_of_weight_zero_is_reported_but_not_counted(total: Any, same_bits
 
 @pytest.fixture
 def batch(make_case: Any) -> Any:
-    spec = (
-        CrossEntropy(class_weights=(1, 0.3, 2), ignore_index=255)
-        + 0.5 * Boundary(padding="replicate")
-        + Huber()
-    )
+    spec = CrossEntropy(class_weights=(1, 0.3, 2), ignore_index=255) + 0.5 * Boundary(padding="replicate") + Huber()
     return make_case(spec, (9, 5, 4, 3), "labels", "position")
 
 
@@ -536,8 +511,7 @@ def test_micro_batches_with_totals_have_the_gradient_of_the_whole(batch: Any, sa
     value, gradient = value_and_gradient(loss, *args)
     totals = loss.sums(*args)
     parts = [
-        value_and_gradient(loss, *(a[s] for a in args), totals=totals)
-        for s in (slice(0, 4), slice(4, 5), slice(5, 9))
+        value_and_gradient(loss, *(a[s] for a in args), totals=totals) for s in (slice(0, 4), slice(4, 5), slice(5, 9))
     ]
     same_bits(torch.cat([g for _, g in parts]), gradient)
     torch.testing.assert_close(sum(v for v, _ in parts), value, rtol=1e-6, atol=0)
@@ -583,9 +557,7 @@ def test_native_is_close_to_exact(case: Any, reduction: str) -> None:
     for numerics in ("exact", "native"):
         loss = Loss(case.spec, reduction=reduction, numerics=numerics)
         value = loss(first(case.x), *args)
-        found[numerics] = value_and_gradient(
-            loss, first(case.x), *args, upstream=torch.ones_like(value) * 0.3
-        )
+        found[numerics] = value_and_gradient(loss, first(case.x), *args, upstream=torch.ones_like(value) * 0.3)
     for native, exact in zip(found["native"], found["exact"], strict=True):
         assert exact.any()
         torch.testing.assert_close(native, exact, rtol=1e-5, atol=1e-5 * exact.abs().max().item())

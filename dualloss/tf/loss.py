@@ -47,8 +47,8 @@ class Loss(keras.losses.Loss):
         loss: a float32 scalar, or (B, *spatial) for ``reduction="none"``.
 
     The whole reduction happens here; Keras adds nothing to it. Under ``tf.distribute`` with n replicas a mean is
-    divided by n, as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and that
-    position's gradient become NaN. If everything is ignored the loss and the gradient are 0.
+    divided by n, as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and
+    that position's gradient become NaN. If everything is ignored the loss and the gradient are 0.
     """
 
     def __init__(
