@@ -1,4 +1,4 @@
-# ruff: noqa: D103 - the names of the tests say it
+
 """The spec: terms and their options, the algebra, JSON."""
 
 from __future__ import annotations
