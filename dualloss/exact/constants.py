@@ -11,4 +11,6 @@ def float32(value: float) -> float:
     Raises:
         OverflowError: beyond float32's range.
     """
+    # torch.compile makes floats of objects symbolic, which struct cannot take; a set's element is a constant again.
+    (value,) = {value}
     return 0.0 if abs(value) < 2.0**-126 else float(struct.unpack("<f", struct.pack("<f", value))[0])

@@ -145,6 +145,7 @@ class Loss(keras.losses.Loss):
         y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
         return self._forward(tf.stop_gradient(y_pred), target, mask, weight, None, None, astuple(layout))[2]
 
+    @tf.autograph.experimental.do_not_convert
     def from_sums(self, sums: Tensor) -> Tensor:
         """The loss (without a gradient) from :meth:`sums`."""
         self._needs_exact("from_sums")
