@@ -110,7 +110,7 @@ def draw_losses(settings: Settings, results: dict[str, Result], subtitle: str) -
     axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.suptitle("Training loss (thin: every step, thick: mean over 20 steps)")
+    figure.suptitle("Training loss (faint: every step, bold: mean over 20 steps)")
     axes.set_title(subtitle, fontsize=9)
     figure.savefig(settings.out / "loss_curves.png", dpi=150)
 

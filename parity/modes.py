@@ -43,7 +43,7 @@ def make(name: str) -> Mode:
 
 def as_bits(array: Array) -> Array:
     """The bits of a floating-point array; other arrays as they are."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # keeps shape ()
     sizes = {2: np.uint16, 4: np.uint32, 8: np.uint64}
     return array if array.dtype.kind in "iub" else array.view(sizes[array.dtype.itemsize])
 

@@ -37,8 +37,8 @@ def test_script_runs(script: str, files: set[str], tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} == files
     if script == "same_bits.py":
         assert " 0 of 180,226 values differ" in done.stdout
-        curves = [np.load(tmp_path / "out" / f"{name}.npz")["losses"] for name in ("PyTorch", "Keras")]
-        np.testing.assert_allclose(*curves, rtol=1e-3)
+        ours, theirs = (np.load(tmp_path / "out" / f"{name}.npz")["losses"] for name in ("PyTorch", "Keras"))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 def test_nets_start_out_equal() -> None:

@@ -1,4 +1,3 @@
-
 """The spec: terms and their options, the algebra, JSON."""
 
 from __future__ import annotations
