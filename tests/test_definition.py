@@ -936,7 +936,7 @@ def test_boundary_on_confident_probabilities_does_not_cancel() -> None:
             q = 1 / (1 + Decimal(gap).exp())  # of the other class; without neighbours D = 2 (p - t) = -+ 2 q
             found = one_position([gap, 0], [1, 0])
             assert found.loss == close(float((2 * q) ** 2), rel=ULP)
-            # dV/dp = +-4 q for either class, after the stencil again 2; through the softmax p (1 - p) times the difference
+            # dV/dp is -+4 q, and so the difference of the classes 8 q; through the softmax times p (1 - p)
             slope = float(16 * q * q * (1 - q) / 2)
             assert found.gradient.ravel().tolist() == close([-slope, slope], rel=2 * ULP)
 
