@@ -88,9 +88,7 @@ def test_constant_divisors_become_reciprocals(kind: Any) -> None:
     """
     x = values("x", kind)
     for how in ("graph", "XLA"):
-        present(
-            share(run(how, lambda x: x / 3.0, x), x / kind(3)) > 0.1, f"no division by constants (tf {how})"
-        )
+        present(share(run(how, lambda x: x / 3.0, x), x / kind(3)) > 0.1, f"no division by constants (tf {how})")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,9 +176,7 @@ def test_float_sums_depend_on_who_adds(kind: Any) -> None:
         torch.from_numpy(x).sum().numpy(),
         *(run(h, tf.reduce_sum, x) for h in ("eager", "XLA")),
     ]
-    present(
-        len({bits(np.asarray(v, kind)).tobytes() for v in found}) > 1, "sums of integers (sections 1.4, 1.5)"
-    )
+    present(len({bits(np.asarray(v, kind)).tobytes() for v in found}) > 1, "sums of integers (sections 1.4, 1.5)")
 
 
 def test_float_sums_depend_on_the_order() -> None:
@@ -207,9 +203,7 @@ def test_library_functions_differ_in_the_last_bits(function: str, kind: Any) -> 
     present(len(different) > 1, "the thresholds of exp* and log1p* (sections 1.2 and 1.3)")
     # Far from the 57 and 130 ulp that the thresholds allow; float32 has no such promise.
     apart = max(int(np.abs(bits(v).astype(np.int64) - bits(found[0]).astype(np.int64)).max()) for v in found)
-    absent(
-        kind is np.float64 and apart > 8, f"libraries are {apart} ulp apart in {function}: section 1.2 or 1.3"
-    )
+    absent(kind is np.float64 and apart > 8, f"libraries are {apart} ulp apart in {function}: section 1.2 or 1.3")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -232,9 +226,7 @@ def test_a_neutral_operation_flushes_or_not() -> None:
     """``x + 0`` flushes in eager mode and is dropped by the compilers: modes of one framework differ."""
     eager, graph, xla = (run(how, lambda x: x + 0.0, SUBNORMAL) for how in ("eager", "graph", "XLA"))
     present(bool((eager == 0).all()), "the flush of subnormals (section 1; eager)")
-    present(
-        share(eager, graph) > 0 and share(eager, xla) > 0, "the flush of subnormals (section 1; compiled)"
-    )
+    present(share(eager, graph) > 0 and share(eager, xla) > 0, "the flush of subnormals (section 1; compiled)")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -317,9 +309,7 @@ def test_casts_from_float64_to_float16_round_twice(how: str) -> None:
     (section 1).
     """
     x = np.full(16, 1 + 2.0**-11 + 2.0**-40)  # just above halfway between 1 and the next float16
-    present(
-        bool((run(how, lambda x: tf.cast(x, tf.float16), x) == 1).all()), f"rounding on the bits (tf {how})"
-    )
+    present(bool((run(how, lambda x: tf.cast(x, tf.float16), x) == 1).all()), f"rounding on the bits (tf {how})")
     present(bool((torch.from_numpy(x).half() == 1).all()), "rounding on the bits (torch)")
     assert (x.astype(np.float16) > 1).all()
 

@@ -38,9 +38,7 @@ class Problem:
     weight: Array
 
     def run(self, reduction: str = "mean", **options: Any) -> Any:
-        return loss_and_gradient(
-            self.spec, self.input, self.target, self.weight, reduction=reduction, **options
-        )
+        return loss_and_gradient(self.spec, self.input, self.target, self.weight, reduction=reduction, **options)
 
 
 def problem(name: str, family: str = "scale_30") -> Problem:
@@ -125,9 +123,7 @@ def test_the_order_of_channels(name: str) -> None:
     case = cases.make(config, "scale_1")
     order = permutation(channels)
     back = np.argsort(order)
-    target = np.where(
-        case.target == cases.IGNORED, cases.IGNORED, back[np.minimum(case.target, channels - 1)]
-    )
+    target = np.where(case.target == cases.IGNORED, cases.IGNORED, back[np.minimum(case.target, channels - 1)])
     before = loss_and_gradient(config.spec, case.input, case.target)
     after = loss_and_gradient(_permuted(config.spec, order), case.input[..., order], target)
     same(after.loss, before.loss)
@@ -291,9 +287,7 @@ def test_infinities_and_nan(values: list[float], up: int, down: int, nan: int) -
 
 def test_many_values_of_every_exponent() -> None:
     bits = integers("wide", 200_000)
-    values = np.ldexp(
-        (bits >> np.uint64(16)).astype(np.float64) - 2.0**47, (bits % np.uint64(240)).astype(int) - 160
-    )
+    values = np.ldexp((bits >> np.uint64(16)).astype(np.float64) - 2.0**47, (bits % np.uint64(240)).astype(int) - 160)
     for sign in (1, -1):
         assert total(sums.state(OPS, sign * values[None])) == math.fsum(sign * values)
 

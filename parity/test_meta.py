@@ -24,9 +24,7 @@ from dualloss.parity.engines import Engine, NumPy, Outcome
 Array = Any
 Mutation = Callable[[Case, Outcome], Outcome]
 
-PLAIN = Config(
-    "meta", "cross_entropy", CrossEntropy(), shape=(2, 4, 5, 3), families=("scale_1", "nan", "saturated")
-)
+PLAIN = Config("meta", "cross_entropy", CrossEntropy(), shape=(2, 4, 5, 3), families=("scale_1", "nan", "saturated"))
 STENCIL = replace(
     PLAIN, name="meta stencil", term="boundary", spec=Boundary(padding="replicate"), families=("scale_1",)
 )
@@ -293,9 +291,7 @@ def test_an_exp_within_its_margin_is_fine(
     assert row.slack < 30  # but it shows
 
 
-def test_an_exp_beyond_its_margin(
-    monkeypatch: pytest.MonkeyPatch, exp_row: Callable[[], exhaustive.Row]
-) -> None:
+def test_an_exp_beyond_its_margin(monkeypatch: pytest.MonkeyPatch, exp_row: Callable[[], exhaustive.Row]) -> None:
     """One wrong result among 89,433, one float64-ulp further than its distance from the threshold."""
     k = exhaustive.arguments("exp")
     raw = NumpyOps().exp(k * (1 / functions.EXP_GRID))
@@ -328,9 +324,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, engines: list[Engine], *argume
 
 
 @pytest.mark.usefixtures("two_configs")
-def test_exit_status_of_a_difference(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_status_of_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def change(g: Array) -> None:
         g[0, 1, 1, 2] ^= np.uint32(4)
 
@@ -341,9 +335,7 @@ def test_exit_status_of_a_difference(
 
 
 @pytest.mark.usefixtures("two_configs")
-def test_exit_status_without_a_difference(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_status_without_a_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line(monkeypatch, [Mutated(lambda case, outcome: outcome)], "--every", "1") == 0
     assert "18 comparisons, 0 differing" in capsys.readouterr().out
 

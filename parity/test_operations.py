@@ -263,9 +263,7 @@ def representable(name: str) -> tuple[Array]:
 
 
 def storing(name: str) -> Contract:
-    return Contract(
-        lambda ops, v: ops.store(v, name), lambda: representable(name), lambda v: encoded(v, FORMATS[name])
-    )
+    return Contract(lambda ops, v: ops.store(v, name), lambda: representable(name), lambda v: encoded(v, FORMATS[name]))
 
 
 def rounding(name: str) -> Contract:
@@ -286,9 +284,7 @@ def whole_input(kind: Any) -> Contract:
     return Contract(lambda ops, x: ops.load(x), arguments, lambda x: np.array([float(int(n)) for n in x]))
 
 
-def elementwise(
-    function: Callable[..., Any], expected: Callable[..., Any], values: Any = patterns
-) -> Contract:
+def elementwise(function: Callable[..., Any], expected: Callable[..., Any], values: Any = patterns) -> Contract:
     return Contract(function, lambda: (values(),), expected)
 
 
@@ -340,23 +336,16 @@ def in_range(a: Array, b: Array) -> tuple[Array, ...]:
     """Where no result is subnormal."""
     ok = np.ones(a.shape, bool)
     for r in exactly(a, b):
-        ok &= ~((np.abs(r) < 2.0**-1021) & (r != 0.0)) & ~(
-            (r == 0.0) & (a != 0.0) & (b != 0.0) & (a != b) & (a != -b)
-        )
+        ok &= ~((np.abs(r) < 2.0**-1021) & (r != 0.0)) & ~((r == 0.0) & (a != 0.0) & (b != 0.0) & (a != b) & (a != -b))
     return a[ok], b[ok]
 
 
 CONTRACTS: dict[str, Contract] = {
     **{f"load {name}": loading(name) for name in FORMATS},
-    **{
-        f"load {np.dtype(k).name}": whole_input(k)
-        for k in (np.bool_, np.uint8, np.int8, np.int16, np.int32, np.int64)
-    },
+    **{f"load {np.dtype(k).name}": whole_input(k) for k in (np.bool_, np.uint8, np.int8, np.int16, np.int32, np.int64)},
     **{f"store {name}": storing(name) for name in FORMATS},
     **{f"to_dtype {name}": rounding(name) for name in FORMATS},
-    "float32": elementwise(
-        lambda ops, v: ops.float32(v), lambda v: rounded(v, FORMATS["float32"]), near_formats
-    ),
+    "float32": elementwise(lambda ops, v: ops.float32(v), lambda v: rounded(v, FORMATS["float32"]), near_formats),
     "float32 wide": elementwise(lambda ops, v: ops.float32(v), lambda v: rounded(v, FORMATS["float32"])),
     "float32 of a product": Contract(
         lambda ops, a, b: ops.float32(a * b) * b,
@@ -364,23 +353,15 @@ CONTRACTS: dict[str, Contract] = {
         lambda a, b: rounded(a * b, FORMATS["float32"]) * b,
     ),
     "bits": elementwise(lambda ops, v: ops.bits(v), bits_of),
-    "value": elementwise(
-        lambda ops, b: ops.value(b), lambda b: b.view(np.float64), lambda: bits_of(patterns())
-    ),
+    "value": elementwise(lambda ops, b: ops.value(b), lambda b: b.view(np.float64), lambda: bits_of(patterns())),
     "band": elementwise(
-        lambda ops, b: tuple(
-            ops.band(b, mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)
-        ),
-        lambda b: tuple(
-            b & np.int64(mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)
-        ),
+        lambda ops, b: tuple(ops.band(b, mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)),
+        lambda b: tuple(b & np.int64(mask) for mask in (-(1 << 5), -(1 << 37), (1 << 32) - 1, 1, (1 << 63) - 1)),
         lambda: whole(63),
     ),
     "shl": elementwise(
         lambda ops, b: tuple(ops.shl(b, n) for n in (0, 1, 21, 32, 52, 63)),
-        lambda b: tuple(
-            (b.astype(np.uint64) * np.uint64(1 << n)).view(np.int64) for n in (0, 1, 21, 32, 52, 63)
-        ),
+        lambda b: tuple((b.astype(np.uint64) * np.uint64(1 << n)).view(np.int64) for n in (0, 1, 21, 32, 52, 63)),
         lambda: whole(63),
     ),
     "shr": elementwise(
@@ -395,9 +376,7 @@ CONTRACTS: dict[str, Contract] = {
         lambda v: v.astype(np.int64),
         lambda: np.append(whole(51).astype(np.float64), -0.0),
     ),
-    "to_float": elementwise(
-        lambda ops, b: ops.to_float(b), lambda b: b.astype(np.float64), lambda: whole(53)
-    ),
+    "to_float": elementwise(lambda ops, b: ops.to_float(b), lambda b: b.astype(np.float64), lambda: whole(53)),
     "rint": elementwise(
         lambda ops, v: ops.rint(v),
         even,
@@ -517,8 +496,7 @@ CONTRACTS: dict[str, Contract] = {
     "constant": elementwise(
         lambda ops, v: tuple(ops.constant([0.25, -0.0, 3.7], v, axis) for axis in range(3)),
         lambda v: tuple(
-            np.array([0.25, -0.0, 3.7]).reshape([3 if a == axis else 1 for a in range(3)])
-            for axis in range(3)
+            np.array([0.25, -0.0, 3.7]).reshape([3 if a == axis else 1 for a in range(3)]) for axis in range(3)
         ),
         grid,
     ),

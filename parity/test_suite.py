@@ -98,9 +98,7 @@ def test_a_framework_elsewhere_is_not_run_here() -> None:
     assert missing == []
 
 
-def test_a_missing_framework_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_framework_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found, missing = available()
     assert [engine.framework for engine in found] == ["numpy", "numpy"]
@@ -153,9 +151,7 @@ def test_the_vectors_are_written_as_they_stand(monkeypatch: pytest.MonkeyPatch, 
     assert written == [f"{vectors.get(config.name)} {config.name}" for config in SAMPLE]
 
 
-def test_no_vector_is_written_where_the_definition_disagrees(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_vector_is_written_where_the_definition_disagrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = write_vectors.defined
 
     def wrong(case: cases.Case) -> Any:

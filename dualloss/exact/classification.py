@@ -7,20 +7,22 @@ from typing import Any
 from ..spec import BinaryCrossEntropy, CrossEntropy
 from . import functions, sums
 from .constants import float32
-from .ops import Array
+from .ops import Array, Ops
 from .terms import Inputs, Result, implements, scaled
 
 
-def _smoothed(t: Array, smoothing: float, shares: int) -> Array:
-    """``(1 - smoothing) t + smoothing / shares``; the product of two float32 is exact."""
-    return t * float32(1.0 - smoothing) + float32(smoothing / shares) if smoothing else t
+def _smoothed(ops: Ops, t: Array, smoothing: float, shares: int) -> Array:
+    """``(1 - smoothing) t + smoothing / shares``, chopped, so that no compiler regroups what is done with it."""
+    if not smoothing:
+        return t
+    return functions.chop(ops, t * float32(1.0 - smoothing) + float32(smoothing / shares))
 
 
 @implements(CrossEntropy)
 def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
     """``-sum_c w_c t'_c log p_c``, gradient ``p sum_c(w_c t'_c) - w t'`` without cancellation."""
     ops, axis, soft = inputs.ops, inputs.axis, inputs.softmax
-    u = _smoothed(inputs.t, term.label_smoothing, inputs.channels)
+    u = _smoothed(ops, inputs.t, term.label_smoothing, inputs.channels)
     normaliser: Any = "all" if term.normalizer == "all" else "count"
     if term.class_weights is not None:
         w = inputs.per_channel([float32(weight) for weight in term.class_weights])
@@ -44,7 +46,7 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Result:
     """``-(pi t' log sigmoid(x) + (1 - t') log sigmoid(-x))``, the mean over channels."""
     ops, x = inputs.ops, inputs.x
     share = 1 / inputs.channels
-    t = _smoothed(inputs.t, term.label_smoothing, 2)
+    t = _smoothed(ops, inputs.t, term.label_smoothing, 2)
     positive = t
     if term.pos_weight is not None:
         given = term.pos_weight

@@ -81,7 +81,7 @@ def evaluate(
         for k, (w, result) in enumerate(zip(weights, results, strict=True)):
             if w == 0.0:
                 continue
-            c = ops.float32(scales[k] * w * result.share)
+            c = ops.float32(scales[k] * (w * result.share))  # one product in the graph: compilers regroup two
             if factors:
                 for factor in factors:
                     c = c * factor

@@ -332,7 +332,7 @@ def _cross_entropy(options: Any, batch: _Batch) -> _Term:
             gradients.append([NAN] * classes)
             continue
         d, log_sum = soft.d, soft.log_sum
-        smoothed = t if epsilon == 0 else [keep * tc + spread for tc in t]
+        smoothed = t if epsilon == 0 else [chop(keep * tc + spread) for tc in t]
         u = smoothed if weights is None else [times(w, v) for w, v in zip(weights, smoothed, strict=True)]
         terms = [0.0 if uc == 0 else uc * (log_sum - dc) for uc, dc in zip(u, d, strict=True)]
         values.append(chop(asum(terms)))
@@ -380,7 +380,7 @@ def _binary_cross_entropy(options: Any, batch: _Batch) -> _Term:
     def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
         if math.isnan(x):
             return (NAN, NAN), NAN
-        smoothed = t if epsilon == 0 else keep * t + spread
+        smoothed = t if epsilon == 0 else chop(keep * t + spread)
         alpha = smoothed if positive is None else times(float32(positive[channel]), smoothed)
         beta = 1 - smoothed
         v = exp_star(-abs(x))
@@ -689,7 +689,7 @@ def _weigh(
     """The term's values under the sample weights, their reduction, and the coefficients of its gradient."""
     n = term.normalizer
     r = (0.0 if n == 0 else 1 / n) if reduction == "mean" else 1.0
-    a = float32((w * r) * (1 / batch.channels)) if term.mean_over_channels else float32(w * r)
+    a = float32(r * (w * (1 / batch.channels))) if term.mean_over_channels else float32(w * r)
     v, c = [], []
     for i in range(batch.n):
         s = None if weights is None else weights[i]

@@ -75,6 +75,8 @@ class TensorFlowOps:
     def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
         tensors: list[Any] = [value for value in (a, b) if tf.is_tensor(value)]
         dtype = tensors[0].dtype if tensors else _F64
+        # As NumPy scalars: TensorFlow caches Python's, and takes 0.0 for a -0.0 that it met before.
+        a, b = (value if tf.is_tensor(value) else dtype.as_numpy_dtype(value) for value in (a, b))
         return tf.where(condition, tf.convert_to_tensor(a, dtype), tf.convert_to_tensor(b, dtype))
 
     def both(self, a: Array, b: Array) -> Array:

@@ -10,6 +10,12 @@ import torch
 Array = Any
 
 _F64 = torch.float64
+_STORED = {
+    "float32": (torch.float32, torch.int32, 0x7FC00000),
+    "bfloat16": (torch.bfloat16, torch.int16, 0x7FC0),
+    "float16": (torch.float16, torch.int16, 0x7E00),
+}
+"""Each dtype with the integers of its width and its one NaN."""
 
 
 class TorchOps:
@@ -19,9 +25,9 @@ class TorchOps:
         return x.to(_F64)
 
     def store(self, v: Array, dtype: str) -> Array:
-        kind = getattr(torch, dtype)
-        nan = torch.full((), float("nan"), dtype=kind, device=v.device)
-        return torch.where(v.isnan(), nan, v.to(kind))  # after the cast, which makes other NaNs of NaN
+        # Casts make other NaNs of NaN, and Inductor moves a choice between floats before the cast: so choose on the bits.
+        kind, integer, nan = _STORED[dtype]
+        return torch.where(v.isnan(), nan, v.to(kind).view(integer)).view(kind)
 
     def float32(self, v: Array) -> Array:
         return torch.where(v.abs() < 2.0**-126, 0.0, v).to(torch.float32).to(_F64)
