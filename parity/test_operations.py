@@ -776,7 +776,7 @@ def test_coefficients(mode: Mode) -> None:
     totals = np.zeros((len(NORMALISERS), 2, 2, sums.STATE), np.int64)
     totals[..., 1, 5] = np.array(NORMALISERS)[:, None]
     arrays = (np.ones((2, 3), np.float32), totals)
-    wanted = [(float(np.float32(w)) * (1 / n)) * (1 / 3) for n in NORMALISERS for w in (1.7, 0.3)]
+    wanted = [(1 / n) * (float(np.float32(w)) * (1 / 3)) for n in NORMALISERS for w in (1.7, 0.3)]
     found = [float(v) for v in mode.call(coefficients, *arrays)]
     assert found == wanted
 

@@ -25,7 +25,7 @@ class TorchOps:
         return x.to(_F64)
 
     def store(self, v: Array, dtype: str) -> Array:
-        # Casts make other NaNs of NaN, and Inductor moves a choice between floats before the cast: so choose on the bits.
+        # Casts make other NaNs of NaN, and Inductor moves a choice of floats before the cast: choose on the bits.
         kind, integer, nan = _STORED[dtype]
         return torch.where(v.isnan(), nan, v.to(kind).view(integer)).view(kind)
 
