@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import rich  # noqa: F401
     except ImportError:
-        print("dualloss: the command line needs rich: pip install 'dualloss[cli]'", file=sys.stderr)
+        print(
+            "dualloss: the command line needs rich, of the extra cli: pip install '.[cli]' in a clone", file=sys.stderr
+        )
         return 2
     result: int = options.run(options)
     return result
@@ -77,6 +80,10 @@ def _parity(options: argparse.Namespace) -> int:
         return 2
     chosen = [config for index, config in enumerate(chosen) if index % every == 0 or config.compiled]
     others = {f: p for f, p in (("torch", options.python_torch), ("tf", options.python_tf)) if p}
+    for python in others.values():
+        if shutil.which(python) is None:
+            console.print(f"there is no interpreter {python!r}", markup=False)
+            return 2
     engines, missing = runner.here_or_elsewhere(others)
     if options.engines:
         parts = [part.strip() for part in options.engines.split(",")]

@@ -102,7 +102,7 @@ def lay_out(
         indices = "" if len(given) == 1 else f"{_show(positions)} class indices or "
         raise ValueError(
             f"{names.target} has shape {_show(wanted)}, expected {indices}{_show(given)} dense targets "
-            f"for {names.input} {_show(given)}"
+            f"for {names.input} {_show(given)}{_hint(wanted, given, positions)}"
         )
     if not labels and spec.ignore_index is not None:
         raise ValueError(
@@ -113,7 +113,8 @@ def lay_out(
     if labels and channels == 1 and not any(term.about_classes for _, term in spec.parts):
         raise ValueError(
             f"{names.target} has shape {_show(wanted)}, that of class indices, but {names.input} {_show(given)} has "
-            f"one channel; expected dense targets of shape {_show(given)} (an index into one channel could only be 0)"
+            f"one channel; expected dense targets of shape {_show(given)}: add the channel axis to {names.target} "
+            "(an index into one channel could only be 0)"
         )
     per_sample = False
     if weight is not None:
@@ -152,6 +153,17 @@ def _fits(shape: Shape, expected: Shape) -> bool:
     return len(shape) == len(expected) and all(
         a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
     )
+
+
+def _hint(wanted: Shape, given: Shape, positions: Shape) -> str:
+    """What a beginner may have missed."""
+    if len(wanted) == len(given) and any(
+        n == 1 and _fits(wanted[:a] + wanted[a + 1 :], positions) for a, n in enumerate(wanted)
+    ):
+        return "; remove the axis of length 1"
+    if len(given) > 2 and (_fits(wanted, given[:-1]) or _fits(wanted, (given[0], *given[2:]))):
+        return "; are the channels on another axis? channel_axis says where"
+    return ""
 
 
 def _show(shape: Shape) -> str:

@@ -40,15 +40,18 @@ class Loss(keras.losses.Loss):
         name: the name of the loss.
 
     Shapes:
-        y_pred: (B, *spatial, C), or (B,) for terms without classes; float16, bfloat16 or float32.
+        y_pred: logits (no softmax or sigmoid before the loss) or values, (B, *spatial, C), or (B,) for terms without
+            classes; float16, bfloat16 or float32. The last axis holds channels for regression terms too.
         y_true: (B, *spatial) class indices (integers, or floats of integer value), or dense targets
             (probabilities, values) of the prediction's shape.
-        sample_weight: (B,) or (B, *spatial); a boolean one is a mask, as is a Keras mask of the prediction.
+        sample_weight: (B,) or (B, *spatial). It scales values and gradients, not what a mean divides by; a boolean
+            one is a mask, which leaves positions out of both, as does a Keras mask of the prediction.
         loss: a float32 scalar, or (B, *spatial) for ``reduction="none"``.
 
     The whole reduction happens here; Keras adds nothing to it. Under ``tf.distribute`` with n replicas a mean is
     divided by n, as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and
-    that position's gradient become NaN. If everything is ignored the loss and the gradient are 0.
+    that position's gradient become NaN (``run_eagerly=True`` shows which label it is). If everything is ignored the
+    loss and the gradient are 0.
     """
 
     def __init__(
@@ -271,6 +274,7 @@ class Loss(keras.losses.Loss):
 _MASK_NAMES = Names("y_pred", "y_true", "the Keras mask of y_pred")
 
 
+@keras.saving.register_keras_serializable(package="dualloss")
 def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Softmax cross-entropy plus 0.5 times the mean squared difference of the Laplacians, exact.
 
@@ -296,7 +300,8 @@ def _shaped(x: Tensor) -> Tensor:
 def _check_dtype(name: str, value: Tensor) -> None:
     if value.dtype not in _FLOATS and not value.dtype.is_integer and value.dtype != tf.bool:
         raise TypeError(
-            f"{name} has dtype {value.dtype.name}, expected float16, bfloat16, float32, an integer dtype or bool"
+            f"{name} has dtype {value.dtype.name}, expected float16, bfloat16, float32, an integer dtype or bool: "
+            "cast it"
         )
 
 

@@ -32,9 +32,11 @@ class Loss(nn.Module):
         channel_axis: the axis of the input that holds the classes or channels.
 
     Shapes:
-        input: (B, C, *spatial), or (B,) for terms without classes; float16, bfloat16 or float32.
+        input: logits (no softmax or sigmoid before the loss) or values, (B, C, *spatial), or (B,) for terms without
+            classes; float16, bfloat16 or float32. Axis 1 holds channels for regression terms too.
         target: (B, *spatial) integer class indices, or dense targets (probabilities, values) of the input's shape.
-        sample_weight: (B,) or (B, *spatial); a boolean one is a mask.
+        sample_weight: (B,) or (B, *spatial). It scales values and gradients, not what a mean divides by; a boolean
+            one is a mask, which leaves positions out of both.
         loss: a float32 scalar, or (B, *spatial) for ``reduction="none"``.
 
     Labels out of range raise a ValueError in eager mode; inside ``torch.compile`` the loss and that position's
@@ -263,7 +265,7 @@ def _check_dtype(name: str, value: Tensor, labels: bool) -> None:
         )
     if value.dtype not in (*_FLOATS, *_INTEGERS, torch.bool):
         raise TypeError(
-            f"{name} has dtype {value.dtype}, expected float16, bfloat16, float32, an integer dtype or bool"
+            f"{name} has dtype {value.dtype}, expected float16, bfloat16, float32, an integer dtype or bool: cast it"
         )
 
 
