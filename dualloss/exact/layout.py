@@ -157,6 +157,7 @@ def _fits(shape: Shape, expected: Shape) -> bool:
 
 def _hint(wanted: Shape, given: Shape, positions: Shape) -> str:
     """What a beginner may have missed."""
+    wanted, given = tuple(wanted), tuple(given)
     if len(wanted) == len(given) and any(
         n == 1 and _fits(wanted[:a] + wanted[a + 1 :], positions) for a, n in enumerate(wanted)
     ):
