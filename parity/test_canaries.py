@@ -129,12 +129,12 @@ def test_magic_number_rounding_is_folded_away(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_grappler_regroups_trees_of_additions(kind: Any) -> None:
-    """``(a + b) + (c + d)`` is an AddN in graphs: so the stencil is a chain of subtractions (section 3.6),
-    and the terms of a loss are chopped after every addition (section 4).
+    """``(a + b) + (c + d)`` is an AddN in graphs: so the stencil is a chain of subtractions
+    (docs/numerics/segmentation.md, Boundary), and the terms of a loss are chopped after every addition (section 4).
     """
     a, b, c, d = (values(name, kind) for name in "abcd")
     found = share(run("graph", lambda a, b, c, d: (a + b) + (c + d), a, b, c, d), (a + b) + (c + d))
-    present(found > 0.1, "no trees of additions (sections 3.6 and 4)")
+    present(found > 0.1, "no trees of additions (Boundary; section 4)")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,7 +143,7 @@ def test_chains_of_subtractions_keep_their_order_absent(kind: Any) -> None:
     a, b, c, d = (values(name, kind) for name in "abcd")
     for how in ("graph", "XLA"):
         found = share(run(how, lambda a, b, c, d: a * 4.0 - b - c - d, a, b, c, d), a * 4 - b - c - d)
-        absent(found > 0, f"tf {how} regroups subtractions: the stencil of section 3.6")
+        absent(found > 0, f"tf {how} regroups subtractions: the stencil of docs/numerics/segmentation.md, Boundary")
 
 
 def test_torch_compile_does_not_fuse_absent() -> None:
@@ -232,12 +232,15 @@ def test_a_neutral_operation_flushes_or_not() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_xla_maximum_ignores_nan(kind: Any) -> None:
     """So NaN is found by ``isnan``, or made by what follows the maximum: in softmax the sum of d = x - max
-    is NaN (section 3.1), and ``amax`` promises nothing where NaN stands.
+    is NaN (docs/numerics/classification.md, Softmax), and ``amax`` promises nothing where NaN stands.
     """
     x = np.array([1.0, np.nan, 3.0, np.nan], kind)
-    present(not np.isnan(run("XLA", tf.reduce_max, x)), "no NaN through a maximum (section 3.1)")
+    present(
+        not np.isnan(run("XLA", tf.reduce_max, x)),
+        "no NaN through a maximum (docs/numerics/classification.md, Softmax)",
+    )
     for found in (run("eager", tf.reduce_max, x), torch.from_numpy(x).max().numpy(), x.max()):
-        absent(not np.isnan(found), "another maximum ignores NaN: section 3.1 does not rely on it")
+        absent(not np.isnan(found), "another maximum ignores NaN: Softmax does not rely on it")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -62,7 +62,7 @@ SPECS = {
         "labels",
         "position",
     ),
-    "flat": (CrossEntropy(normalizer="all"), (9, 5), "labels", "sample_mask"),
+    "flat": (CrossEntropy(normalizer="elements"), (9, 5), "labels", "sample_mask"),
     "boundary_of_probabilities": (
         Boundary(kernel="laplacian8", on="probabilities", padding="reflect", ignore_index=IGNORED),
         (2, 5, 4, 3),

@@ -357,7 +357,7 @@ def test_cross_entropy_of_a_confident_prediction_keeps_its_digits(gap: float) ->
 
 def gradients_before_rounding(spec: Any, x: list[float], t: list[float]) -> list[float]:
     """The term's gradient at one position, for the coefficient 1."""
-    batch = definition._Batch(shape=(1,), channels=len(x), x=[x], t=[t], valid=[True])
+    batch = definition.Batch(shape=(1,), channels=len(x), x=[x], t=[t], valid=[True])
     return definition.TERMS[type(spec).__name__](spec, batch).gradient([1.0])[0]
 
 
@@ -398,7 +398,7 @@ def test_cross_entropy_with_weights_and_smoothing() -> None:
     smoothed = np.eye(4)[labels] * np.float32(0.9) + np.float32(0.1 / 4)
     expected = [decimal_cross_entropy(row, t * weights) for row, t in zip(x, smoothed, strict=True)]
     values = [value for value, _ in expected]
-    normalizers: dict[Any, Any] = {"weights": np.take(weights, labels).sum(), "valid": 30, "all": 30}
+    normalizers: dict[Any, Any] = {"weights": np.take(weights, labels).sum(), "valid": 30, "elements": 30}
     for normalizer, n in normalizers.items():
         spec = CrossEntropy(class_weights=weights, label_smoothing=0.1, normalizer=normalizer)
         found = evaluate(spec, x, labels)
@@ -714,7 +714,7 @@ def test_ignored_labels_leave_the_other_positions_as_they_are() -> None:
     x, labels = logits(20, 3), random(1).integers(0, 3, 20)
     kept = random(2).random(20) > 0.4
     ignoring = np.where(kept, labels, -100)
-    normalizers: dict[Any, Any] = {"weights": kept.sum(), "valid": kept.sum(), "all": 20}
+    normalizers: dict[Any, Any] = {"weights": kept.sum(), "valid": kept.sum(), "elements": 20}
     for normalizer, n in normalizers.items():
         spec = CrossEntropy(ignore_index=-100, normalizer=normalizer)
         alone = evaluate(CrossEntropy(), x[kept], labels[kept], reduction="none").loss

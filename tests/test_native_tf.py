@@ -35,7 +35,7 @@ CASES: dict[str, tuple[Spec, tuple[int, ...], str, str]] = {
         "mask",
     ),
     "cross_entropy_soft": (CrossEntropy(class_weights=WEIGHTS), (40,), "soft", "mask"),
-    "cross_entropy_all": (CrossEntropy(normalizer="all"), (3, 4, 5), "soft", "weights"),
+    "cross_entropy_all": (CrossEntropy(normalizer="elements"), (3, 4, 5), "soft", "weights"),
     "binary": (BinaryCrossEntropy(), (9, 7), "soft", ""),
     "binary_labels": (
         BinaryCrossEntropy(pos_weight=WEIGHTS, label_smoothing=0.1) + 0.0 * CrossEntropy(ignore_index=IGNORED),

@@ -96,7 +96,7 @@ def test_cross_entropy_of_probabilities(smoothing: float, weights: Any) -> None:
             label_smoothing=smoothing,
         )
     )
-    for normalizer in ("valid", "all"):
+    for normalizer in ("valid", "elements"):
         spec = CrossEntropy(label_smoothing=smoothing, class_weights=weights, normalizer=normalizer)
         close(first(spec, LOGITS, SOFT), loss, gradient)
     total = first(CrossEntropy(class_weights=weights), LOGITS, SOFT, reduction="sum").loss

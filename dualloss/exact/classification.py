@@ -1,14 +1,12 @@
-"""Cross-entropies (docs/numerics.md, sections 3.2 and 3.3)."""
+"""Cross-entropies (docs/numerics/classification.md)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ..spec import BinaryCrossEntropy, CrossEntropy
 from . import functions, sums
 from .constants import float32
 from .ops import Array, Ops
-from .terms import Inputs, Result, implements, scaled
+from .terms import Inputs, Result, implements, per_channel, scaled
 
 
 def _smoothed(ops: Ops, t: Array, smoothing: float, shares: int) -> Array:
@@ -23,12 +21,12 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
     """``-sum_c w_c t'_c log p_c``, gradient ``p sum_c(w_c t'_c) - w t'`` without cancellation."""
     ops, axis, soft = inputs.ops, inputs.axis, inputs.softmax
     u = _smoothed(ops, inputs.t, term.label_smoothing, inputs.channels)
-    normaliser: Any = "all" if term.normalizer == "all" else "count"
+    weights = None
     if term.class_weights is not None:
         w = inputs.per_channel([float32(weight) for weight in term.class_weights])
         u = functions.times(ops, w, u)
         if term.normalizer == "weights":
-            normaliser = sums.channel_sum(ops, [functions.times(ops, w, inputs.t)], axis)
+            weights = sums.channel_sum(ops, [functions.times(ops, w, inputs.t)], axis)
     # A class without target counts nothing, even where its probability is 0.
     products = ops.where(u == 0.0, 0.0, u * (soft.log_sum - soft.d))
     value = functions.chop(ops, sums.channel_sum(ops, [products], axis))
@@ -38,14 +36,13 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
     def gradient(c: Array) -> Array:
         return scaled(ops, c, functions.times(ops, soft.p, mass - u) - functions.times(ops, u, soft.rest))
 
-    return Result(value, inputs.valid, normaliser, 1.0, gradient)
+    return Result(value, inputs.valid, 1.0, gradient, weights)
 
 
 @implements(BinaryCrossEntropy)
 def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Result:
     """``-(pi t' log sigmoid(x) + (1 - t') log sigmoid(-x))``, the mean over channels."""
     ops, x = inputs.ops, inputs.x
-    share = 1 / inputs.channels
     t = _smoothed(ops, inputs.t, term.label_smoothing, 2)
     positive = t
     if term.pos_weight is not None:
@@ -62,11 +59,10 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Result:
     plus = ops.where(positive == 0.0, 0.0, positive * (ops.where(x < 0.0, 0.0 - x, 0.0) + tail))
     minus = ops.where(negative == 0.0, 0.0, negative * (ops.where(x > 0.0, x, 0.0) + tail))
     plus = ops.where(nan, float("nan"), plus)
-    value = functions.times(ops, sums.channel_sum(ops, [plus, minus], inputs.axis), share)
 
-    def gradient(c: Array) -> Array:
+    def gradient() -> Array:
         pull = functions.times(ops, negative, ops.where(up, near, far))
         push = functions.times(ops, positive, ops.where(up, far, near))
-        return scaled(ops, c, ops.where(nan, float("nan"), pull - push))
+        return ops.where(nan, float("nan"), pull - push)
 
-    return Result(value, inputs.valid, "count", share, gradient)
+    return per_channel(term, inputs, [plus, minus], gradient)

@@ -14,3 +14,9 @@ def float32(value: float) -> float:
     # torch.compile makes floats of objects symbolic, which struct cannot take; a set's element is a constant again.
     (value,) = {value}
     return 0.0 if abs(value) < 2.0**-126 else float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def chop(value: float) -> float:
+    """The leading 48 bits of a Python number: what :func:`dualloss.exact.functions.chop` does to an array."""
+    (value,) = {value}
+    return float(struct.unpack("<d", struct.pack("<q", struct.unpack("<q", struct.pack("<d", value))[0] & ~0b11111))[0])

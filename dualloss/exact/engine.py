@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..spec import Spec
+from typing import Any
+
+from ..spec import PerPosition, Spec, Term
 from . import classification, functions, regression, segmentation, sums, terms  # noqa: F401  (some only register)
-from .constants import float32
+from .constants import chop, float32
 from .ops import Array, Ops
-from .terms import Inputs, Result
+from .terms import Inputs, Result, Totals
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Evaluation:
     Attributes:
         loss: float32, a scalar, or for ``"none"`` the map with the channel axis kept at length 1.
         terms: float32 of shape (K,), each term's value before its weight; for ``"none"`` (K, *map).
-        sums: int64 (K, 2, STATE): the sums of values and of normalisers, which add over parts of a batch.
+        sums: int64 (K, M, STATE): what each term sums over positions, which adds over parts of a batch: of most the
+            values and the normaliser (M is the largest number of sums that a term has; others have zeros there).
         gradient: float32, of the input's shape, computed when called; its argument is the upstream gradient per
             position (float64, for ``"none"``), or None for 1.
     """
@@ -50,8 +53,18 @@ def targets(
     return (t if valid is None else ops.where(valid, t, 0.0)), valid
 
 
+def numbers(spec: Spec, step: int = 0) -> list[float]:
+    """The terms' weights at a step, as the exact numerics use them."""
+    return [float32(w) if isinstance(w, float) else float32(w.at(step)) for w, _ in spec.parts]
+
+
 def evaluate(
-    ops: Ops, spec: Spec, inputs: Inputs, weight: Array | None, reduction: str, totals: Array | None = None
+    ops: Ops,
+    spec: Spec,
+    inputs: Inputs,
+    reduction: str,
+    totals: Array | None = None,
+    weights: Array | None = None,
 ) -> Evaluation:
     """The loss, and on demand the gradient.
 
@@ -59,49 +72,50 @@ def evaluate(
         ops: the backend's operations.
         spec: the loss.
         inputs: what the terms see.
-        weight: float64 sample weights per position, or None.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        totals: the ``sums`` whose normalisers to use instead of this batch's own (for parts of a larger batch).
+        totals: the ``sums`` to use in place of this batch's own (for parts of a larger batch): for most terms their
+            normalisers.
+        weights: the terms' weights, float64 (K,), in place of the spec's: those of a schedule's step.
     """
-    weights = [float32(w) for w, _ in spec.parts]
-    results = [terms.evaluate(term, inputs) for _, term in spec.parts]
-    values = [_weighted(ops, result, weight) for result in results]
-    states = _states(ops, values, results)
-    sizes = sums.to_float(ops, states)
-    scales = _scales(ops, sizes if totals is None else sums.to_float(ops, totals), reduction)
+    w: list[Any] = numbers(spec) if weights is None else [weights[k] for k in range(len(spec.parts))]
+    found = [terms.evaluate(term, inputs) for _, term in spec.parts]
+    values = [_weighted(ops, result, inputs.weight) if isinstance(result, Result) else None for result in found]
+    states = _states(ops, spec, inputs, values, found)
+    own = sums.to_float(ops, states)
+    whole = own if totals is None else sums.to_float(ops, totals)
     if reduction == "none":
-        reduced = values
-        loss = ops.store(_combined(ops, weights, values), "float32")
+        reduced = [value for value in values if value is not None]
+        loss = ops.store(_combined(ops, w, reduced), "float32")
     else:
-        reduced, loss = _reduced(ops, weights, sizes, scales)
+        reduced = _reduced(ops, spec, own, whole, reduction)
+        loss = ops.store(_combined(ops, w, reduced), "float32")
 
     def gradient(upstream: Array | None) -> Array:
         parts = []
-        factors = [f for f in (weight, upstream) if f is not None]
-        for k, (w, result) in enumerate(zip(weights, results, strict=True)):
-            if w == 0.0:
+        for k, (_, term) in enumerate(spec.parts):
+            if isinstance(w[k], float) and w[k] == 0.0:
                 continue
-            c = ops.float32(scales[k] * (w * result.share))  # one product in the graph: compilers regroup two
-            if factors:
-                for factor in factors:
-                    c = c * factor
-                c = ops.float32(c)
-                for factor in factors:
-                    c = ops.where(factor == 0.0, 0.0, c)
-            if result.counts is not None:
-                c = ops.where(result.counts, c, 0.0)
-            parts.append(result.gradient(c))
+            result = found[k]
+            if isinstance(result, Totals):
+                parts.append(result.gradient(whole[k], w[k] + ops.zeros_like(own[0, 0]), reduction))
+            else:
+                scale = _scale(ops, term, whole[k], reduction)
+                c = _coefficient(ops, w[k], scale, result, [f for f in (inputs.weight, upstream) if f is not None])
+                parts.append(result.gradient(c))
         g = _sum(ops, parts) if parts else ops.zeros_like(inputs.x)
         return ops.store(ops.float32(g), "float32")
 
     return Evaluation(loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32"), states, gradient)
 
 
-def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str) -> tuple[Array, Array]:
+def from_sums(
+    ops: Ops, spec: Spec, states: Array, reduction: str, weights: Array | None = None
+) -> tuple[Array, Array]:
     """Loss and terms, as :class:`Evaluation` gives them, from (added) sums."""
-    weights = [float32(w) for w, _ in spec.parts]
-    sizes = sums.to_float(ops, states)
-    reduced, loss = _reduced(ops, weights, sizes, _scales(ops, sizes, reduction))
+    w: list[Any] = numbers(spec) if weights is None else [weights[k] for k in range(len(spec.parts))]
+    totals = sums.to_float(ops, states)
+    reduced = _reduced(ops, spec, totals, totals, reduction)
+    loss = ops.store(_combined(ops, w, reduced), "float32")
     return loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32")
 
 
@@ -118,38 +132,111 @@ def _weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
     return value if result.counts is None else ops.where(result.counts, value, 0.0)
 
 
-def _states(ops: Ops, values: Sequence[Array], results: Sequence[Result]) -> Array:
-    """(K, 2, STATE): each term's sum of values, and the sum that its mean divides by."""
-    rows = list(values)
-    sizes = []
-    for result in results:
-        if isinstance(result.normaliser, str):
-            everywhere = result.counts is None or result.normaliser == "all"
-            counted = ops.zeros_like(result.value) < 1.0 if everywhere else result.counts
-            sizes.append(sums.count_state(ops, ops.count(ops.stack([counted], 0)))[0])
+def _coefficient(ops: Ops, weight: Any, scale: Array, result: Result, factors: Sequence[Array]) -> Array:
+    """What a term's gradient is multiplied by: a scalar, or one number per position."""
+    share = result.share
+    # One product in the graph for a constant weight: compilers regroup two, but not across a chop.
+    w = chop(weight * share) if isinstance(weight, float) else functions.times(ops, weight, share)
+    c = ops.float32(scale * w)
+    if factors:
+        for factor in factors:
+            c = c * factor
+        c = ops.float32(c)
+        for factor in factors:
+            c = ops.where(factor == 0.0, 0.0, c)
+    if not isinstance(weight, float):
+        c = ops.where(weight == 0.0, 0.0, c)
+    return c if result.counts is None else ops.where(result.counts, c, 0.0)
+
+
+def _states(
+    ops: Ops, spec: Spec, inputs: Inputs, values: Sequence[Array | None], found: Sequence[Result | Totals]
+) -> Array:
+    """(K, M, STATE): each term's sums; of most its values and what its mean divides by."""
+    rows: list[Array] = []
+    counted: dict[int, Array] = {}
+    places: list[tuple[int, int | None]] = []
+    for value, result, (_, term) in zip(values, found, spec.parts, strict=True):
+        if isinstance(result, Totals):
+            continue
+        rows.append(value)
+        size = _size(ops, term, inputs, result)
+        if isinstance(size, tuple):
+            counted[len(places)] = sums.count_state(ops, ops.count(ops.stack([size[0]], 0)))[0]
+            places.append((len(rows) - 1, None))
         else:
-            omega = result.normaliser
-            rows.append(omega if result.counts is None else ops.where(result.counts, omega, 0.0))
-            sizes.append(len(rows) - 1)
-    states = sums.state(ops, ops.stack(rows, 0))
-    pairs = [(states[k], states[n] if isinstance(n, int) else n) for k, n in enumerate(sizes)]
-    return ops.stack([ops.stack(pair, 0) for pair in pairs], 0)
+            rows.append(size)
+            places.append((len(rows) - 2, len(rows) - 1))
+    stacked = sums.state(ops, ops.stack(rows, 0)) if rows else None
+    pairs = iter(
+        [ops.stack([stacked[v], counted[i] if n is None else stacked[n]], 0) for i, (v, n) in enumerate(places)]
+    )
+    states = [sums.state(ops, result.rows) if isinstance(result, Totals) else next(pairs) for result in found]
+    return ops.stack(_padded(ops, states), 0)
 
 
-def _scales(ops: Ops, sizes: Array, reduction: str) -> Array:
-    """What each term's sum is multiplied by, (K,), from (K, 2) sums of values and normalisers."""
-    ones = ops.ones_like(sizes[:, 1])
-    return ops.where(sizes[:, 1] == 0.0, 0.0, ones / sizes[:, 1]) if reduction == "mean" else ones
+def _padded(ops: Ops, states: Sequence[Array]) -> list[Array]:
+    """Arrays (M_k, STATE) brought to one length with zeros."""
+    longest = max(state.shape[0] for state in states)
+    result = []
+    for state in states:
+        missing = longest - state.shape[0]
+        none = ops.zeros_like(state[:1])
+        result.append(ops.concat([state, *[none] * missing], 0) if missing else state)
+    return result
 
 
-def _reduced(ops: Ops, weights: Sequence[float], sizes: Array, scales: Array) -> tuple[list[Array], Array]:
-    totals = sizes[:, 0] * scales
-    reduced = [totals[k] for k in range(len(weights))]
-    return reduced, ops.store(_combined(ops, weights, reduced), "float32")
+def _size(ops: Ops, term: Term, inputs: Inputs, result: Result) -> Array | tuple[Array]:
+    """What a mean divides by: numbers to sum, or in a tuple a condition to count."""
+    name = term.normalizer if isinstance(term, PerPosition) else "valid"
+    everywhere = ops.zeros_like(result.value) < 1.0
+    if name == "weights" and result.weights is not None:
+        size: Array = result.weights
+    elif name == "sample_weights" and inputs.weight is not None:
+        size = inputs.weight + ops.zeros_like(result.value)
+    elif name == "one":
+        return (ops.invert(everywhere),)
+    elif name == "elements":
+        return (everywhere,)
+    elif name == "batch":
+        first = everywhere
+        for axis in inputs.spatial:
+            first = ops.cut(first, axis, 0, 1)
+        return (first,)
+    else:
+        return (everywhere if result.counts is None else result.counts,)
+    return size if result.counts is None else ops.where(result.counts, size, 0.0)
 
 
-def _combined(ops: Ops, weights: Sequence[float], values: Sequence[Array]) -> Array:
-    parts = [functions.times(ops, value, w) for w, value in zip(weights, values, strict=True) if w != 0.0]
+def _scale(ops: Ops, term: Term, totals: Array, reduction: str) -> Array:
+    """What a term's sum is multiplied by, from its two sums."""
+    one = ops.ones_like(totals[1])
+    if reduction != "mean" or (isinstance(term, PerPosition) and term.normalizer == "one"):
+        return one
+    return ops.where(totals[1] == 0.0, 0.0, one / totals[1])
+
+
+def _reduced(ops: Ops, spec: Spec, own: Array, whole: Array, reduction: str) -> list[Array]:
+    """Each term's value, a scalar."""
+    result = []
+    for k, (_, term) in enumerate(spec.parts):
+        if not term.has_map:
+            result.append(terms.value_of_sums(ops, term, whole[k], reduction))
+            continue
+        value = own[k, 0] * _scale(ops, term, whole[k], reduction)
+        if reduction == "mean" and isinstance(term, PerPosition) and term.empty == "nan" and term.normalizer != "one":
+            value = ops.where(whole[k, 1] == 0.0, float("nan"), value)
+        result.append(value)
+    return result
+
+
+def _combined(ops: Ops, weights: Sequence[Any], values: Sequence[Array]) -> Array:
+    parts = []
+    for w, value in zip(weights, values, strict=True):
+        if not isinstance(w, float):
+            parts.append(ops.where(w == 0.0, 0.0, functions.times(ops, value, w)))
+        elif w != 0.0:
+            parts.append(functions.times(ops, value, w))
     return ops.float32(_sum(ops, parts)) if parts else ops.zeros_like(values[0])
 
 

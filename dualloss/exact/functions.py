@@ -7,6 +7,10 @@ no table of hard cases is needed. What the grid drops comes back as a correction
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 from .ops import Array, Ops
 
 TINY = 2.0**-126
@@ -24,6 +28,14 @@ _KEEP_28 = -(1 << (53 - LOG1P_BITS))
 _KEEP_48 = -(1 << 5)
 _KEEP_16 = -(1 << 37)
 _HALF_16 = 1 << 36
+_MANTISSA = (1 << 52) - 1
+_ONE = 1023 << 52
+LN2_HIGH = float.fromhex("0x1.62e42feep-1")
+"""The leading 32 bits of log 2: times an integer below 2^21 it is exact."""
+LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_LOG2_E = float.fromhex("0x1.71547652b82fep+0")
+_ATANH = tuple(1.0 / k for k in range(23, 1, -2))
+_FACTORIALS = tuple(1.0 / math.factorial(j) for j in range(13, 1, -1))
 
 
 def load(ops: Ops, x: Array) -> Array:
@@ -66,6 +78,65 @@ def log1p(ops: Ops, s: Array) -> Array:
     """``log1p*(s)`` for ``0 <= s < 2^24``; NaN for NaN."""
     q = ops.value(ops.band(ops.bits(s) + _HALF_16, _KEEP_16))
     return log1p_on_grid(ops, q) + (s - q) / (q + 1.0)
+
+
+def polynomial(ops: Ops, coefficients: Sequence[float], x: Array) -> Array:
+    """Horner's scheme, the highest power first; every product chopped."""
+    result: Any = coefficients[0]
+    for coefficient in coefficients[1:]:
+        result = times(ops, x, result) + coefficient
+    return result
+
+
+def _from_ratio(ops: Ops, z: Array) -> Array:
+    """``log((1 + z) / (1 - z))`` for ``|z| <= 1/5``."""
+    w = times(ops, z, z)
+    return chop(ops, z * 2.0 + times(ops, z * 2.0, times(ops, w, polynomial(ops, _ATANH, w))))
+
+
+def log(ops: Ops, v: Array) -> Array:
+    """``ln*(v)`` for ``v >= 2^-1022``; -inf for 0, inf for inf, NaN for NaN and below 0."""
+    b = ops.bits(v)
+    m = ops.value(ops.band(b, _MANTISSA) + _ONE)
+    large = m >= 1.5
+    m = ops.where(large, m * 0.5, m)
+    e = ops.shr(b, 52)
+    e = ops.to_float(ops.where(large, e - 1022, e - 1023))
+    near = _from_ratio(ops, (m - 1.0) / (m + 1.0))
+    result = e * LN2_HIGH + chop(ops, near + times(ops, e, LN2_LOW))
+    result = ops.where(v == 0.0, float("-inf"), result)
+    result = ops.where(v == float("inf"), float("inf"), result)
+    return ops.where(v >= 0.0, result, float("nan"))
+
+
+def log_of_one_plus(ops: Ops, s: Array) -> Array:
+    """``ln1p*(s)`` for ``s > -1``."""
+    small = ops.both(s >= -0.25, s < 0.5)
+    return ops.where(small, _from_ratio(ops, ops.where(small, s / (s + 2.0), 0.0)), log(ops, s + 1.0))
+
+
+def exp_of_any(ops: Ops, d: Array) -> Array:
+    """``ex*(d)``: 0 below 2^-126, inf from 2^128 up, NaN for NaN."""
+    nan = ops.isnan(d)
+    z = ops.where(d < -90.0, -90.0, ops.where(d > 90.0, 90.0, d))
+    k = ops.rint(z * _LOG2_E)
+    r = chop(ops, chop(ops, z - k * LN2_HIGH) - times(ops, k, LN2_LOW))
+    y = chop(ops, r + times(ops, times(ops, r, r), polynomial(ops, _FACTORIALS, r)))
+    scale = ops.value(ops.shl(ops.to_int(ops.where(nan, 0.0, k)) + 1023, 52))
+    e = (y + 1.0) * scale
+    e = ops.where(e < TINY, 0.0, ops.where(e >= 2.0**128, float("inf"), e))
+    return ops.where(nan, float("nan"), e)
+
+
+def power(ops: Ops, v: Array, exponent: float) -> Array:
+    """``pow*(v, exponent)`` for ``v >= 0`` and a constant ``exponent >= 0``; ``pow*(0, 0) = 1``."""
+    if exponent == 0.0:
+        return ops.ones_like(v)
+    if exponent == 1.0:
+        return v
+    if exponent == 2.0:
+        return times(ops, v, v)
+    return ops.where(v == 0.0, 0.0, exp_of_any(ops, times(ops, log(ops, v), exponent)))
 
 
 def to_dtype(ops: Ops, v: Array, dtype: str) -> Array:

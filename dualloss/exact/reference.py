@@ -88,8 +88,8 @@ def loss_and_gradient(
             _OPS, t.reshape(-1, 1) if t.ndim == 1 and x.ndim == 1 else t, layout.labels, layout.channels, layout.axis,
             spec.ignore_index, mask,
         )  # fmt: skip
-        inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial)
-        result = engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
+        inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial, weight)
+        result = engine.evaluate(_OPS, spec, inputs, reduction, totals)
         up: Any = np.asarray(upstream, np.float32)
         loss, terms, spread = result.loss, result.terms, None
         if reduction == "none":

@@ -1,4 +1,4 @@
-"""Shifted neighbours, the Laplacian stencils and their adjoints (docs/numerics.md, section 3.6)."""
+"""Shifted neighbours, the Laplacian stencils and their adjoints (docs/numerics/segmentation.md, Boundary)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..spec import Term
+from ..spec import PerChannel, Term
 from . import functions, sums
 from .ops import Array, Ops
 
@@ -22,6 +22,7 @@ class Inputs:
         valid: positions that are neither ignored nor masked; None: all.
         axis: the channel axis.
         spatial: the spatial axes.
+        weight: the sample weights, float64 per position, or None.
     """
 
     ops: Ops
@@ -30,6 +31,7 @@ class Inputs:
     valid: Array | None
     axis: int
     spatial: Sequence[int]
+    weight: Array | None = None
     _softmax: Softmax | None = None
 
     @property
@@ -51,7 +53,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Softmax:
-    """Section 3.1: ``d = x - max x``, the probabilities, ``1 - p`` without cancellation, and ``log sum exp d``."""
+    """``d = x - max x``, the probabilities, ``1 - p`` without cancellation, and ``log sum exp d``.
+
+    docs/numerics/classification.md, Softmax.
+    """
 
     d: Array
     p: Array
@@ -74,42 +79,92 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Result:
-    """A term at every position.
+    """A term with a value at every position.
 
     Attributes:
         value: the value, at most 48 bits.
         counts: positions that count; None: all.
-        normaliser: ``"count"`` (of those that count), ``"all"`` positions, or the weights to sum over those that count.
         share: what the gradient's coefficient is scaled by: 1 / channels for a mean over channels.
         gradient: the gradient for a coefficient, a scalar or one per position (0 where nothing counts).
+        weights: what the normaliser "weights" sums over the positions that count; None: 1.
     """
 
     value: Array
     counts: Array | None
-    normaliser: Any
     share: float
     gradient: Callable[[Array], Array]
+    weights: Array | None = None
 
 
-Implementation = Callable[[Any, Inputs], Result]
+@dataclass(frozen=True)
+class Totals:
+    """A term that is a function of sums over positions.
+
+    Attributes:
+        rows: (M, n): what to sum, each row for itself. The sums of parts of a batch add up.
+        gradient: the gradient for the sums, float64 (M,), a coefficient, a scalar, and the reduction.
+    """
+
+    rows: Array
+    gradient: Callable[[Array, Array, str], Array]
+
+
+Implementation = Callable[[Any, Inputs], Result | Totals]
+FromSums = Callable[[Ops, Any, Array, str], Array]
 _implementations: dict[type[Term], Implementation] = {}
+_from_sums: dict[type[Term], FromSums] = {}
 
 
-def implements(term: type[Term]) -> Callable[[Implementation], Implementation]:
-    """Register the exact value and gradient of a term."""
+def implements(term: type[Term], from_sums: FromSums | None = None) -> Callable[[Implementation], Implementation]:
+    """Register the exact value and gradient of a term.
+
+    ``from_sums(ops, term, sums, reduction)``, for a term that gives :class:`Totals`: its value, a scalar, from the sums.
+    """
 
     def register(function: Implementation) -> Implementation:
         _implementations[term] = function
+        if from_sums is not None:
+            _from_sums[term] = from_sums
         return function
 
     return register
 
 
-def evaluate(term: Term, inputs: Inputs) -> Result:
+def evaluate(term: Term, inputs: Inputs) -> Result | Totals:
     """Value and gradient of a term."""
     return _implementations[type(term)](term, inputs)
+
+
+def value_of_sums(ops: Ops, term: Term, totals: Array, reduction: str) -> Array:
+    """The value of a term that is a function of sums."""
+    return _from_sums[type(term)](ops, term, totals, reduction)
+
+
+def over_channels(term: PerChannel, inputs: Inputs, parts: Sequence[Array]) -> tuple[Array, float]:
+    """A term's value at a position, from what it has for every channel, and its :attr:`Result.share`."""
+    total = sums.channel_sum(inputs.ops, parts, inputs.axis)
+    if term.channels == "sum":
+        return functions.chop(inputs.ops, total), 1.0
+    share = 1 / inputs.channels
+    return functions.times(inputs.ops, total, share), share
+
+
+def per_channel(term: PerChannel, inputs: Inputs, parts: Sequence[Array], g: Callable[[], Array]) -> Result:
+    """The result of a term that looks at one element at a time: its values, and its gradient for a coefficient of 1."""
+    value, share = over_channels(term, inputs, parts)
+    return Result(value, inputs.valid, share, lambda c: scaled(inputs.ops, c, g()))
 
 
 def scaled(ops: Ops, c: Array, g: Array) -> Array:
     """``c ⊗ g``, exactly 0 where ``c`` is, whatever ``g`` holds there."""
     return ops.where(c == 0.0, 0.0, functions.times(ops, c, g))
+
+
+def through_softmax(inputs: Inputs, g: Array) -> Array:
+    """The gradient of the softmax's input, from that of its output; 0 where that is 0 in every channel."""
+    ops, axis, soft = inputs.ops, inputs.axis, inputs.softmax
+    untouched = ops.isum(ops.where(g == 0.0, 0.0, 1.0), axis) == 0.0
+    q = functions.chop(ops, soft.p)
+    # The softmax's Jacobian does not see a shift; this one makes what is left at p = 1 small.
+    h = g - ops.amax(ops.where(soft.d == 0.0, g, float("-inf")), axis)
+    return ops.where(untouched, 0.0, functions.times(ops, q, h - sums.channel_sum(ops, [q * h], axis)))

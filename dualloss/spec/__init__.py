@@ -4,21 +4,77 @@ A term is a frozen dataclass under `@register`, its options declared with `optio
 class in the module of its family and one line below.
 """
 
-from ._base import TERMS, Spec, Sum, Term, from_json, option, register
-from ._classification import BinaryCrossEntropy, CrossEntropy
-from ._regression import Huber, MeanSquaredError
-from ._segmentation import Boundary
+from ._base import TERMS, PerChannel, PerPosition, Spec, Sum, Term, from_json, option, register
+from ._classification import (
+    BinaryCrossEntropy,
+    BinaryFocal,
+    CategoricalHinge,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    KLDivergence,
+    NegativeLogLikelihood,
+    Poisson,
+    SquaredHinge,
+)
+from ._penalties import L1, L2, Penalty
+from ._region import Dice, FocalTversky, Jaccard, Lovasz, Region, Tversky
+from ._regression import (
+    CosineSimilarity,
+    Huber,
+    LogCosh,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+    MeanSquaredLogarithmicError,
+    Quantile,
+    SmoothL1,
+)
+from ._schedules import Linear, Schedule, Weight
+from ._segmentation import SSIM, Boundary, DistanceMap, TotalVariation
 
 __all__ = [
+    "L1",
+    "L2",
+    "SSIM",
     "TERMS",
     "BinaryCrossEntropy",
+    "BinaryFocal",
     "Boundary",
+    "CategoricalHinge",
+    "CosineSimilarity",
     "CrossEntropy",
+    "Dice",
+    "DistanceMap",
+    "Focal",
+    "FocalTversky",
+    "Hinge",
     "Huber",
+    "Jaccard",
+    "KLDivergence",
+    "Linear",
+    "LogCosh",
+    "Lovasz",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
     "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "NegativeLogLikelihood",
+    "Penalty",
+    "PerChannel",
+    "PerPosition",
+    "Poisson",
+    "Quantile",
+    "Region",
+    "Schedule",
+    "SmoothL1",
     "Spec",
+    "SquaredHinge",
     "Sum",
     "Term",
+    "TotalVariation",
+    "Tversky",
+    "Weight",
     "from_json",
     "option",
     "register",

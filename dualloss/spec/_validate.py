@@ -78,6 +78,49 @@ def fraction(name: str, value: Any) -> float:
     return result
 
 
+def open_fraction(name: str, value: Any) -> float:
+    """A float32_number above 0 and below 1."""
+    result = float32_number(name, value)
+    if not 0 < result < 1:
+        raise ValueError(f"{name}={show(value)}, expected a number above 0 and below 1")
+    return result
+
+
+def clip_margin(name: str, value: Any) -> float:
+    """How far probabilities stay from 0 and 1: above 0 and below 1/2."""
+    result = float32_number(name, value)
+    if not 0 < result < 0.5:
+        raise ValueError(f"{name}={show(value)}, expected a number above 0 and below 0.5")
+    return result
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False; no number."""
+    scalar = _python_scalar(value)
+    if not isinstance(scalar, bool):
+        raise TypeError(f"{name}={show(value)}, expected True or False")
+    return scalar
+
+
+def odd(name: str, value: Any) -> int:
+    """An odd integer from 1 to 99."""
+    result = integer(name, value)
+    if not (1 <= result < 100 and result % 2):
+        raise ValueError(f"{name}={show(value)}, expected an odd integer from 1 to 99")
+    return result
+
+
+def indices(name: str, value: Any) -> tuple[int, ...]:
+    """A sequence of at least one integer >= 0, none twice; kept in increasing order."""
+    unordered = isinstance(value, Mapping | Set | str | bytes | bytearray)
+    if unordered or not isinstance(value, Iterable) or _is_array_scalar(value):
+        raise TypeError(f"{name}={show(value)}, expected a sequence of class indices")
+    result = tuple(integer(f"{name}[{i}]", item) for i, item in enumerate(value))
+    if not result or min(result) < 0 or len(set(result)) < len(result):
+        raise ValueError(f"{name}={show(value)}, expected at least one class index >= 0, and none twice")
+    return tuple(sorted(result))
+
+
 def integer(name: str, value: Any) -> int:
     """An integer that fits 64 bits; a bool or a float is none."""
     scalar = _python_scalar(value)

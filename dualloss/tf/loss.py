@@ -237,8 +237,8 @@ class Loss(keras.losses.Loss):
         ignore = self.spec.ignore_index
         dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, ignore, mask)
         x = functions.load(_OPS, _shaped(y_pred))
-        inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial)
-        result = engine.evaluate(_OPS, self.spec, inputs, weight, self.reduction, totals)
+        inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial, weight)
+        result = engine.evaluate(_OPS, self.spec, inputs, self.reduction, totals)
         loss, terms, spread = result.loss, result.terms, None
         if self.reduction == "none":
             loss, terms = tf.squeeze(loss, axis), tf.squeeze(terms, axis + 1)

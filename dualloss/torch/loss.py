@@ -236,8 +236,8 @@ def _evaluate(
     weight = None if weight is None else functions.load(_OPS, weight.unsqueeze(axis))
     target = target.unsqueeze(axis) if layout.labels else _shaped(target)
     dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, spec.ignore_index, mask)
-    inputs = Inputs(_OPS, functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial)
-    return engine.evaluate(_OPS, spec, inputs, weight, reduction, totals)
+    inputs = Inputs(_OPS, functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial, weight)
+    return engine.evaluate(_OPS, spec, inputs, reduction, totals)
 
 
 def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -1,9 +1,4 @@
-"""The exact numerics of docs/numerics.md, executable: scalar Python, slow, sharing no code with the engines.
-
-Section numbers and formulas are those of the page. Scalars are Python floats, so `+ - * /` round once, to
-nearest even, as the page asks. Everything else is exact arithmetic on integers and fractions: the roundings,
-the sums and the kept bits of exp and log1p. NumPy only holds the arrays that come in and go out.
-"""
+"""Sections 1, 2 and 4 of docs/numerics.md, and what several terms use."""
 
 from __future__ import annotations
 
@@ -14,7 +9,6 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -184,11 +178,10 @@ def exact_sum(values: Iterable[float]) -> float:
 # 1.1, 2: what comes in
 
 MOST_CHANNELS = 2**23  # 1.3
-ABOUT_CLASSES = ("CrossEntropy",)  # 2: the terms for which one channel is one class
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Section 2: what the terms look at. Positions are numbered in C order over `shape`."""
 
     shape: tuple[int, ...]  # (B, *spatial)
@@ -199,6 +192,7 @@ class _Batch:
 
     @property
     def n(self) -> int:
+        """The number of positions."""
         return len(self.x)
 
 
@@ -258,7 +252,7 @@ def _one_hot(
 
 
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """What a term gives: `gradient` maps a coefficient c for each position to the gradient."""
 
     value: list[float]
@@ -268,8 +262,8 @@ class _Term:
     gradient: Callable[[list[float]], Rows]
 
 
-def _pointwise(g: Rows) -> Callable[[list[float]], Rows]:
-    """The gradient c ⊗ g of 3.2 to 3.5; 0 where c = 0, whatever stands there."""
+def pointwise(g: Rows) -> Callable[[list[float]], Rows]:
+    """The gradient c ⊗ g of a term that looks at one position at a time; 0 where c = 0, whatever stands there."""
 
     def gradient(c: list[float]) -> Rows:
         return [[0.0 if ci == 0 else times(ci, v) for v in row] for ci, row in zip(c, g, strict=True)]
@@ -277,9 +271,30 @@ def _pointwise(g: Rows) -> Callable[[list[float]], Rows]:
     return gradient
 
 
+Implementation = Callable[[Any, Batch], Term]
+
+TERMS: dict[str, Implementation] = {}
+"""The function of each class of terms: (its options, the batch) -> what it gives."""
+
+ABOUT_CLASSES: set[str] = set()
+"""Section 2: the terms for which one channel is one class."""
+
+
+def implements(name: str, *, about_classes: bool = False) -> Callable[[Implementation], Implementation]:
+    """Register the function of the class of terms of this name."""
+
+    def register(function: Implementation) -> Implementation:
+        TERMS[name] = function
+        if about_classes:
+            ABOUT_CLASSES.add(name)
+        return function
+
+    return register
+
+
 @dataclass(frozen=True)
-class _Softmax:
-    """3.1, but for `bad`: `others` is T + (k0 - 1), `whole` is S."""
+class Softmax:
+    """docs/numerics/classification.md, Softmax, but for `bad`: `others` is T + (k0 - 1), `whole` is S."""
 
     d: list[float]
     e: list[float]
@@ -288,6 +303,7 @@ class _Softmax:
 
     @property
     def p(self) -> list[float]:
+        """p_c."""
         return [ec / self.whole for ec in self.e]
 
     @property
@@ -303,8 +319,8 @@ class _Softmax:
         return log1p_star(self.others)
 
 
-def _softmax(x: list[float]) -> _Softmax | None:
-    """3.1; None where the position is bad."""
+def softmax(x: list[float]) -> Softmax | None:
+    """docs/numerics/classification.md, Softmax; None where the position is bad."""
     if any(math.isnan(v) or v == INF for v in x) or all(v == -INF for v in x):
         return None
     m = max(x)
@@ -312,271 +328,19 @@ def _softmax(x: list[float]) -> _Softmax | None:
     e = [exp_star(v) for v in d]
     k0 = sum(v == 0 for v in d)
     t = asum([ec if dc < 0 else 0.0 for ec, dc in zip(e, d, strict=True)])
-    return _Softmax(d, e, others=t + (k0 - 1), whole=t + k0)
+    return Softmax(d, e, others=t + (k0 - 1), whole=t + k0)
 
 
-def _cross_entropy(options: Any, batch: _Batch) -> _Term:
-    """3.2."""
-    classes = batch.channels
-    weights = None if options.class_weights is None else [float32(w) for w in options.class_weights]
-    if weights is not None and len(weights) != classes:
-        raise ValueError(f"class_weights has {len(weights)} numbers, expected {classes}")
-    epsilon = options.label_smoothing
-    keep, spread = float32(1 - epsilon), float32(epsilon / classes)
-
-    values, gradients = [], []
-    for x, t in zip(batch.x, batch.t, strict=True):
-        soft = _softmax(x)
-        if soft is None:
-            values.append(NAN)
-            gradients.append([NAN] * classes)
-            continue
-        d, log_sum = soft.d, soft.log_sum
-        smoothed = t if epsilon == 0 else [chop(keep * tc + spread) for tc in t]
-        u = smoothed if weights is None else [times(w, v) for w, v in zip(weights, smoothed, strict=True)]
-        terms = [0.0 if uc == 0 else uc * (log_sum - dc) for uc, dc in zip(u, d, strict=True)]
-        values.append(chop(asum(terms)))
-        total = asum(u)
-        not_p = [
-            soft.others / soft.whole if dc == 0 else (soft.whole - ec) / soft.whole
-            for dc, ec in zip(d, soft.e, strict=True)
-        ]
-        gradients.append([times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, not_p, strict=True)])
-
-    if options.normalizer == "all":
-        normalizer = float(batch.n)
-    elif options.normalizer == "valid" or weights is None:
-        normalizer = float(sum(batch.valid))
-    else:
-        normalizer = exact_sum(
-            asum([times(w, tc) for w, tc in zip(weights, t, strict=True)])
-            for t, valid in zip(batch.t, batch.valid, strict=True)
-            if valid
-        )
-    return _Term(values, batch.valid, normalizer, False, _pointwise(gradients))
-
-
-def _each_channel(batch: _Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]) -> _Term:
-    """3.3 to 3.5: V = I ⊗ asum of what `one(channel, x, t)` gives first; g is what it gives second."""
+def each_channel(batch: Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]) -> Term:
+    """A mean over channels: V = I ⊗ asum of what `one(channel, x, t)` gives first; g is what it gives second."""
     inverse = 1 / batch.channels
     values, gradients = [], []
     for x, t in zip(batch.x, batch.t, strict=True):
         found = [one(c, xc, tc) for c, (xc, tc) in enumerate(zip(x, t, strict=True))]
         values.append(times(inverse, asum([v for terms, _ in found for v in terms])))
         gradients.append([g for _, g in found])
-    return _Term(values, batch.valid, float(sum(batch.valid)), True, _pointwise(gradients))
+    return Term(values, batch.valid, float(sum(batch.valid)), True, pointwise(gradients))
 
-
-def _binary_cross_entropy(options: Any, batch: _Batch) -> _Term:
-    """3.3."""
-    epsilon = options.label_smoothing
-    keep, spread = float32(1 - epsilon), float32(epsilon / 2)
-    positive = options.pos_weight
-    if positive is not None and not isinstance(positive, Sequence):
-        positive = [positive] * batch.channels
-    if positive is not None and len(positive) != batch.channels:
-        raise ValueError(f"pos_weight has {len(positive)} numbers, expected {batch.channels}")
-
-    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
-        if math.isnan(x):
-            return (NAN, NAN), NAN
-        smoothed = t if epsilon == 0 else chop(keep * t + spread)
-        alpha = smoothed if positive is None else times(float32(positive[channel]), smoothed)
-        beta = 1 - smoothed
-        v = exp_star(-abs(x))
-        log_sum = log1p_star(v)
-        sigma = 1 / (1 + v) if x >= 0 else v / (1 + v)
-        sigma_bar = v / (1 + v) if x >= 0 else 1 / (1 + v)
-        a = 0.0 if alpha == 0 else alpha * ((-x if x < 0 else 0.0) + log_sum)
-        b = 0.0 if beta == 0 else beta * ((x if x > 0 else 0.0) + log_sum)
-        return (a, b), times(beta, sigma) - times(alpha, sigma_bar)
-
-    return _each_channel(batch, one)
-
-
-def _mean_squared_error(options: Any, batch: _Batch) -> _Term:
-    """3.4."""
-
-    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
-        d = x - t
-        return (d * d,), 2 * d
-
-    return _each_channel(batch, one)
-
-
-def _huber(options: Any, batch: _Batch) -> _Term:
-    """3.5."""
-    delta = float32(options.delta)
-
-    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
-        d = x - t
-        a = abs(d)
-        p = (d * d) * 0.5 if a <= delta else delta * (a - delta * 0.5)
-        return (p,), delta if d > delta else -delta if d < -delta else d
-
-    return _each_channel(batch, one)
-
-
-# 3.6: Boundary
-
-Offset = tuple[int, ...]
-
-
-def _offsets(kernel: str, axes: int) -> list[Offset]:
-    """The stencil's neighbours, in the order in which they are subtracted."""
-    if kernel == "laplacian":
-        axis_steps = product(range(axes), (-1, 1))
-        return [tuple(step if a == axis else 0 for a in range(axes)) for axis, step in axis_steps]
-    return [o for o in product((-1, 0, 1), repeat=axes) if any(o)]
-
-
-def _neighbour(i: int, step: int, size: int, padding: str) -> int | None:
-    """The index along one axis that stands for i + step; None is a zero beyond the edge."""
-    j = i + step
-    if 0 <= j < size:
-        return j
-    if padding == "zeros":
-        return None
-    if padding == "replicate":
-        return i
-    return i - step if size > 1 else i
-
-
-class _Field:
-    """One channel's numbers at the positions of (B, *spatial)."""
-
-    def __init__(self, shape: tuple[int, ...], numbers: Iterable[float]) -> None:
-        self.shape = shape
-        self.at = dict(zip(np.ndindex(shape), numbers, strict=True))
-
-    def shifted(self, offset: Offset, padding: str) -> _Field:
-        """v[o]: what stands at each position's neighbour, one axis after the other."""
-        field = self
-        for axis, step in enumerate(offset, start=1):
-            if step:
-                field = field._shifted(axis, step, padding)
-        return field
-
-    def _shifted(self, axis: int, step: int, padding: str) -> _Field:
-        def number(where: tuple[int, ...]) -> float:
-            j = _neighbour(where[axis], step, self.shape[axis], padding)
-            return 0.0 if j is None else self.at[(*where[:axis], j, *where[axis + 1 :])]
-
-        return _Field(self.shape, [number(where) for where in self.at])
-
-    def adjoint(self, offset: Offset, padding: str) -> _Field:
-        """oᵀY, one axis after the other."""
-        field = self
-        for axis, step in enumerate(offset, start=1):
-            if step:
-                field = field._adjoint(axis, step, padding)
-        return field
-
-    def _adjoint(self, axis: int, step: int, padding: str) -> _Field:
-        size = self.shape[axis]
-        edge = 0 if step == -1 else size - 1  # the position whose neighbour is beyond the edge
-        if padding == "replicate":
-            onto: int | None = edge
-        elif padding == "reflect":
-            onto = min(1, size - 1) if step == -1 else max(size - 2, 0)
-        else:
-            onto = None
-
-        def number(where: tuple[int, ...]) -> float:
-            def along(j: int) -> float:
-                return self.at[(*where[:axis], j, *where[axis + 1 :])]
-
-            j = where[axis]
-            plain = along(j - step) if 0 <= j - step < size else 0.0
-            return plain + along(edge) if j == onto else plain
-
-        return _Field(self.shape, [number(where) for where in self.at])
-
-
-def _boundary(options: Any, batch: _Batch) -> _Term:
-    """3.6."""
-    shape, channels, padding = batch.shape, batch.channels, options.padding
-    axes = len(shape) - 1
-    if not 1 <= axes <= 3:
-        raise ValueError(f"Boundary needs 1 to 3 spatial axes, x has {axes}")
-    offsets = _offsets(options.kernel, axes)
-    kappa = len(offsets)
-    inverse = 1 / channels
-
-    on_logits = options.on == "logits"
-    soft = [] if on_logits else [_softmax(x) for x in batch.x]
-
-    def chain(center: _Field, others: list[_Field]) -> list[float]:
-        """κ * center minus the others, left to right."""
-        result = []
-        for where, v in center.at.items():
-            total = kappa * v
-            for other in others:
-                total = total - other.at[where]
-            result.append(total)
-        return result
-
-    def stencil(v: _Field) -> list[float]:
-        """K(v)."""
-        return chain(v, [v.shifted(o, padding) for o in offsets])
-
-    def apart(s: _Softmax | None, t: float, c: int) -> float:
-        """chop(u), u being p - t."""
-        if s is None:
-            return NAN
-        p, r = s.p[c], s.rest[c]
-        return chop((1 - t) - r if p > r else p - t)
-
-    responses = []  # D, by channel
-    for c in range(channels):
-        if on_logits:
-            of_x = stencil(_Field(shape, [xi[c] for xi in batch.x]))
-            of_t = stencil(_Field(shape, [ti[c] for ti in batch.t]))
-            responses.append([kx - kt for kx, kt in zip(of_x, of_t, strict=True)])
-        else:
-            u = [apart(s, ti[c], c) for s, ti in zip(soft, batch.t, strict=True)]
-            responses.append(stencil(_Field(shape, u)))
-    values = [times(inverse, asum([d[i] * d[i] for d in responses])) for i in range(batch.n)]
-
-    valid = _Field(shape, [float(v) for v in batch.valid])
-    # Beyond the edge counts as valid: ask whether an invalid position is among the offsets, with zeros there.
-    invalid = _Field(shape, [1 - v for v in valid.at.values()])
-    touched = [invalid.shifted(o, "zeros") for o in offsets]
-    counts = [bool(v) and not any(o.at[where] for o in touched) for where, v in valid.at.items()]
-
-    def gradient(c: list[float]) -> Rows:
-        by_channel = []
-        for d in responses:
-            y = _Field(shape, [0.0 if ci == 0 else times(ci, 2 * di) for ci, di in zip(c, d, strict=True)])
-            by_channel.append(chain(y, [y.adjoint(o, padding) for o in offsets]))
-        rows = [[g[i] for g in by_channel] for i in range(batch.n)]
-        if on_logits:
-            return rows
-        result = []
-        for s, row in zip(soft, rows, strict=True):
-            if all(gc == 0 for gc in row):
-                result.append([0.0] * channels)
-            elif s is None or any(math.isnan(gc) for gc in row):
-                result.append([NAN] * channels)
-            else:
-                shift = max(gc for gc, dc in zip(row, s.d, strict=True) if dc == 0)
-                h = [gc - shift for gc in row]
-                q = [chop(pc) for pc in s.p]
-                total = asum([qc * hc for qc, hc in zip(q, h, strict=True)])
-                result.append([times(qc, hc - total) for qc, hc in zip(q, h, strict=True)])
-        return result
-
-    return _Term(values, counts, float(sum(counts)), True, gradient)
-
-
-TERMS: dict[str, Callable[[Any, _Batch], _Term]] = {
-    "CrossEntropy": _cross_entropy,
-    "BinaryCrossEntropy": _binary_cross_entropy,
-    "MeanSquaredError": _mean_squared_error,
-    "Huber": _huber,
-    "Boundary": _boundary,
-}
-"""The function of each class of terms: (its options, the batch) -> what it gives."""
 
 # ------------------------------------------------------------------------------------------------------------
 # 4. From terms to the loss and its gradient
@@ -671,7 +435,7 @@ class _Part:
 
     name: str
     w: float
-    term: _Term
+    term: Term
     v: list[float]
     mean: float
     c: list[float]
@@ -680,8 +444,8 @@ class _Part:
 def _weigh(
     name: str,
     w: float,
-    term: _Term,
-    batch: _Batch,
+    term: Term,
+    batch: Batch,
     weights: list[float] | None,
     reduction: str,
     h: list[float],
@@ -722,7 +486,7 @@ def _read_batch(
     sample_weight: Array | None,
     channel_axis: int,
     labels: Literal["error", "nan"],
-) -> tuple[_Batch, list[float] | None]:
+) -> tuple[Batch, list[float] | None]:
     """The batch, and the sample weights by position (None without; a mask goes into what is valid)."""
     if x.ndim == 0:
         raise ValueError("x has no axes, expected (B,) or channels")
@@ -758,10 +522,10 @@ def _read_batch(
         expected = f"{shape} class indices or {x.shape} numbers"
         raise ValueError(f"target has shape {target.shape}, expected {expected}")
     inputs = _rows([load(v) for v in last.ravel().tolist()], channels)
-    return _Batch(shape, channels, inputs, targets, valid), weights
+    return Batch(shape, channels, inputs, targets, valid), weights
 
 
-def _read_upstream(upstream: float | Array, reduction: str, batch: _Batch) -> list[float]:
+def _read_upstream(upstream: float | Array, reduction: str, batch: Batch) -> list[float]:
     """h at each position."""
     h = np.asarray(upstream)
     if h.shape != () and (reduction != "none" or h.shape != batch.shape):
@@ -771,7 +535,7 @@ def _read_upstream(upstream: float | Array, reduction: str, batch: _Batch) -> li
     return numbers * batch.n if h.shape == () else numbers
 
 
-def _write_gradient(numbers: list[float], batch: _Batch, x: Array, channel_axis: int) -> Array:
+def _write_gradient(numbers: list[float], batch: Batch, x: Array, channel_axis: int) -> Array:
     """The gradient in x's shape and in the dtype of its array."""
     rows = np.array(numbers, x.dtype).reshape(*batch.shape, batch.channels)
     return rows[:, 0] if x.ndim == 1 else np.ascontiguousarray(np.moveaxis(rows, -1, channel_axis))
