@@ -5,6 +5,7 @@ A loss is described once, by a spec: `CrossEntropy(ignore_index=255) + 0.5 * Bou
 framework.
 """
 
+from .distances import signed_distances
 from .spec import (
     L1,
     L2,
@@ -40,6 +41,7 @@ from .spec import (
     Tversky,
     from_json,
 )
+from .vendors import from_keras, from_torch, to_keras, to_torch
 
 __version__ = "0.1.0"
 
@@ -82,4 +84,9 @@ __all__ = [
     "Tversky",
     "__version__",
     "from_json",
+    "from_keras",
+    "from_torch",
+    "signed_distances",
+    "to_keras",
+    "to_torch",
 ]

@@ -318,8 +318,8 @@ NAN = float("nan")
             ]
             for value in ("prewitt", "ZEROS", None, 3, ["zeros"])
         ),
-        rejects(CrossEntropy, ValueError, "clip=0.5, expected a number above 0 and below 0.5", clip=0.5),
-        rejects(CrossEntropy, ValueError, "clip=0, expected a number above 0 and below 0.5", clip=0),
+        rejects(CrossEntropy, ValueError, "clip=0.5, expected a number from 3e-8, and below 0.5", clip=0.5),
+        rejects(CrossEntropy, ValueError, "clip=0, expected a number from 3e-8, and below 0.5", clip=0),
         rejects(Quantile, ValueError, "quantile=1, expected a number above 0 and below 1", quantile=1),
         rejects(Poisson, TypeError, "full=1, expected True or False", full=1),
         rejects(SSIM, ValueError, "window=4, expected an odd integer from 1 to 99", window=4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 
@@ -20,3 +21,12 @@ def chop(value: float) -> float:
     """The leading 48 bits of a Python number: what :func:`dualloss.exact.functions.chop` does to an array."""
     (value,) = {value}
     return float(struct.unpack("<d", struct.pack("<q", struct.unpack("<q", struct.pack("<d", value))[0] & ~0b11111))[0])
+
+
+def gaussian(size: int, sigma: float) -> list[float]:
+    """The float32 weights of a Gaussian window of odd size; their sum is 1 before that rounding."""
+    (sigma,) = {sigma}
+    reach = size // 2
+    weights = [math.exp(-(j * j) / (2.0 * sigma * sigma)) for j in range(-reach, reach + 1)]
+    total = math.fsum(weights)
+    return [float32(weight / total) for weight in weights]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 from ..spec import PerPosition, Spec, Term
-from . import classification, functions, regression, segmentation, sums, terms  # noqa: F401  (some only register)
+from . import (  # noqa: F401  (some only register)
+    binary,
+    classification,
+    functions,
+    penalties,
+    region,
+    regression,
+    segmentation,
+    sums,
+    terms,
+)
 from .constants import chop, float32
 from .ops import Array, Ops
 from .terms import Inputs, Result, Totals
@@ -58,6 +67,13 @@ def numbers(spec: Spec, step: int = 0) -> list[float]:
     return [float32(w) if isinstance(w, float) else float32(w.at(step)) for w, _ in spec.parts]
 
 
+def _weights(spec: Spec, given: Array | None) -> list[Any]:
+    """The terms' weights: numbers, and of schedules, if the weights at a step are given, scalars from those."""
+    if given is None:
+        return list(numbers(spec))
+    return [float32(w) if isinstance(w, float) else given[k] for k, (w, _) in enumerate(spec.parts)]
+
+
 def evaluate(
     ops: Ops,
     spec: Spec,
@@ -75,9 +91,9 @@ def evaluate(
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         totals: the ``sums`` to use in place of this batch's own (for parts of a larger batch): for most terms their
             normalisers.
-        weights: the terms' weights, float64 (K,), in place of the spec's: those of a schedule's step.
+        weights: the terms' weights at a schedule's step, float64 (K,); numbers in the spec stay as they are.
     """
-    w: list[Any] = numbers(spec) if weights is None else [weights[k] for k in range(len(spec.parts))]
+    w = _weights(spec, weights)
     found = [terms.evaluate(term, inputs) for _, term in spec.parts]
     values = [_weighted(ops, result, inputs.weight) if isinstance(result, Result) else None for result in found]
     states = _states(ops, spec, inputs, values, found)
@@ -91,28 +107,27 @@ def evaluate(
         loss = ops.store(_combined(ops, w, reduced), "float32")
 
     def gradient(upstream: Array | None) -> Array:
-        parts = []
+        parts, scheduled = [], []
         for k, (_, term) in enumerate(spec.parts):
             if isinstance(w[k], float) and w[k] == 0.0:
                 continue
             result = found[k]
+            scheduled.append(None if isinstance(w[k], float) else w[k])
             if isinstance(result, Totals):
                 parts.append(result.gradient(whole[k], w[k] + ops.zeros_like(own[0, 0]), reduction))
             else:
                 scale = _scale(ops, term, whole[k], reduction)
                 c = _coefficient(ops, w[k], scale, result, [f for f in (inputs.weight, upstream) if f is not None])
                 parts.append(result.gradient(c))
-        g = _sum(ops, parts) if parts else ops.zeros_like(inputs.x)
+        g = _sum(ops, parts, scheduled) if parts else ops.zeros_like(inputs.x)
         return ops.store(ops.float32(g), "float32")
 
     return Evaluation(loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32"), states, gradient)
 
 
-def from_sums(
-    ops: Ops, spec: Spec, states: Array, reduction: str, weights: Array | None = None
-) -> tuple[Array, Array]:
+def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str, weights: Array | None = None) -> tuple[Array, Array]:
     """Loss and terms, as :class:`Evaluation` gives them, from (added) sums."""
-    w: list[Any] = numbers(spec) if weights is None else [weights[k] for k in range(len(spec.parts))]
+    w = _weights(spec, weights)
     totals = sums.to_float(ops, states)
     reduced = _reduced(ops, spec, totals, totals, reduction)
     loss = ops.store(_combined(ops, w, reduced), "float32")
@@ -231,18 +246,33 @@ def _reduced(ops: Ops, spec: Spec, own: Array, whole: Array, reduction: str) -> 
 
 
 def _combined(ops: Ops, weights: Sequence[Any], values: Sequence[Array]) -> Array:
-    parts = []
+    parts, scheduled = [], []
     for w, value in zip(weights, values, strict=True):
-        if not isinstance(w, float):
-            parts.append(ops.where(w == 0.0, 0.0, functions.times(ops, value, w)))
-        elif w != 0.0:
+        if not isinstance(w, float) or w != 0.0:
             parts.append(functions.times(ops, value, w))
-    return ops.float32(_sum(ops, parts)) if parts else ops.zeros_like(values[0])
+            scheduled.append(None if isinstance(w, float) else w)
+    return ops.float32(_sum(ops, parts, scheduled)) if parts else ops.zeros_like(values[0])
 
 
-def _sum(ops: Ops, parts: Sequence[Array]) -> Array:
-    """Left to right, chopped after every addition: no compiler regroups across that."""
-    result = parts[0]
-    for part in parts[1:]:
-        result = functions.chop(ops, result + part)
+def _sum(ops: Ops, parts: Sequence[Array], scheduled: Sequence[Array | None]) -> Array:
+    """Left to right, chopped after every addition: no compiler regroups across that.
+
+    ``scheduled`` holds the weights that are known only when this runs: a part whose weight is 0 is left out, also of
+    the chopping, whatever stands in it.
+    """
+    result: Array | None = None
+    none_yet: Array | None = None  # whether every part so far was left out, where that is not known beforehand
+    for part, weight in zip(parts, scheduled, strict=True):
+        longer = part if result is None else functions.chop(ops, result + part)
+        if none_yet is not None:
+            longer = ops.where(none_yet, part, longer)
+        if weight is None:
+            result, none_yet = longer, None
+            continue
+        left_out = weight == 0.0
+        if result is None:
+            result, none_yet = ops.zeros_like(part), left_out
+        elif none_yet is not None:
+            none_yet = ops.both(none_yet, left_out)
+        result = ops.where(left_out, result, longer)
     return result

@@ -111,8 +111,18 @@ def log(ops: Ops, v: Array) -> Array:
 
 def log_of_one_plus(ops: Ops, s: Array) -> Array:
     """``ln1p*(s)`` for ``s > -1``."""
-    small = ops.both(s >= -0.25, s < 0.5)
-    return ops.where(small, _from_ratio(ops, ops.where(small, s / (s + 2.0), 0.0)), log(ops, s + 1.0))
+    return _log_near_one(ops, ops.both(s >= -0.25, s < 0.5), s, s + 1.0)
+
+
+def log_beside(ops: Ops, p: Array, rest: Array) -> Array:
+    """``ln(p; rest)``: the logarithm of ``p`` for ``rest = 1 - p``, which is small where it matters."""
+    return _log_near_one(ops, rest <= 0.25, 0.0 - rest, p)
+
+
+def _log_near_one(ops: Ops, near: Array, s: Array, v: Array) -> Array:
+    """``log v``, from ``s = v - 1`` where ``near``."""
+    s = ops.where(near, s, 0.0)  # before the division: s may be a quotient, and XLA makes one division of two
+    return ops.where(near, _from_ratio(ops, s / (s + 2.0)), log(ops, v))
 
 
 def exp_of_any(ops: Ops, d: Array) -> Array:

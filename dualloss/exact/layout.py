@@ -58,15 +58,45 @@ def check_options(spec: object, reduction: str, numerics: str, channel_axis: obj
     if not isinstance(spec, Spec):
         raise TypeError(f"spec is {type(spec).__name__}, expected a loss spec such as dualloss.TOTAL_LOSS")
     check_choice("reduction", reduction, REDUCTIONS)
+    for _, term in spec.parts:
+        name = type(term).__name__
+        if term.about_weights:
+            raise ValueError(
+                f"spec has the term {name}, a penalty on the weights of a model, expected terms of an input and a "
+                "target: compute it with dualloss.torch.penalty or dualloss.tf.Regularizer"
+            )
+        if reduction == "none" and not term.has_map:
+            raise ValueError(
+                f"reduction is 'none', expected 'mean' or 'sum' for {name}, which has no value at a position"
+            )
     check_choice("numerics", numerics, NUMERICS)
     if not isinstance(channel_axis, int) or isinstance(channel_axis, bool):
         raise TypeError(f"channel_axis is {channel_axis!r}, expected an integer")
 
 
+def check_penalty(spec: object, numerics: str) -> None:
+    """Check what a penalty on weights is made from."""
+    if not isinstance(spec, Spec):
+        raise TypeError(f"spec is {type(spec).__name__}, expected a sum of penalties such as 0.01 * dualloss.L2()")
+    for _, term in spec.parts:
+        if not term.about_weights:
+            raise ValueError(f"spec has the term {type(term).__name__}, expected penalties only, L1 and L2")
+    if spec.scheduled:
+        raise ValueError(f"spec is {spec}, which follows a schedule, expected numbers for weights: spec.at(step)")
+    check_choice("numerics", numerics, NUMERICS)
+
+
 def lay_out(
-    spec: Spec, input: Shape, target: Shape, weight: Shape | None, channel_axis: int, names: Names = Names()
+    spec: Spec,
+    input: Shape,
+    target: Shape,
+    weight: Shape | None,
+    channel_axis: int,
+    names: Names = Names(),
+    *,
+    mask: bool = False,
 ) -> Layout:
-    """Check the shapes against each other and the spec.
+    """Check the shapes against each other and the spec; ``mask``: the weight is boolean.
 
     Raises:
         ValueError: naming the argument, its shape and what was expected.
@@ -110,6 +140,11 @@ def lay_out(
             f"{spec.ignore_index} has no meaning; expected {_show(positions)} class indices, or a boolean "
             f"{names.weight} in place of ignore_index"
         )
+    if labels and (dense := [type(term).__name__ for _, term in spec.parts if term.needs_dense]):
+        raise ValueError(
+            f"{names.target} has shape {_show(wanted)}, that of class indices, expected {_show(given)} dense targets "
+            f"for {dense[0]}"
+        )
     if labels and channels == 1 and not any(term.about_classes for _, term in spec.parts):
         raise ValueError(
             f"{names.target} has shape {_show(wanted)}, that of class indices, but {names.input} {_show(given)} has "
@@ -118,6 +153,8 @@ def lay_out(
         )
     per_sample = False
     if weight is not None:
+        if not mask and (unweighted := [type(term).__name__ for _, term in spec.parts if not term.takes_weights]):
+            raise ValueError(f"{names.weight} is not boolean, expected a boolean mask or None for {unweighted[0]}")
         given_weight = tuple(weight)
         per_sample = len(positions) > 1 and len(given_weight) == 1
         if not _fits(given_weight, positions[:1] if per_sample else positions):
@@ -132,9 +169,21 @@ def lay_out(
     return layout
 
 
-def check_totals(shape: Sequence[int | None], dtype: str, spec: Spec) -> None:
-    """Raise unless ``totals`` can be what ``sums`` gave for this spec."""
-    expected = (len(spec.parts), 2, 12)
+def check_mergeable(spec: Spec) -> None:
+    """Raise ValueError unless the sums of parts of a batch add up to those of the whole."""
+    for _, term in spec.parts:
+        if not term.mergeable:
+            raise ValueError(
+                f"{term} has no sums of parts: its order needs the whole batch; expected per_sample=True, or no sums "
+                "and totals"
+            )
+
+
+def check_totals(shape: Sequence[int | None], dtype: str, spec: Spec, channels: int | None = None) -> None:
+    """Raise unless ``totals`` can be what ``sums`` gave for this spec and an input of so many channels."""
+    check_mergeable(spec)
+    most = None if channels is None else max(term.count_sums(channels) for _, term in spec.parts)
+    expected = (len(spec.parts), most, 12)
     if dtype != "int64":
         raise TypeError(f"totals has dtype {dtype}, expected int64, as sums() gives them")
     if not _fits(tuple(shape), expected):

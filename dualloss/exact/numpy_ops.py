@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,9 @@ class NumpyOps:
     def abs(self, v: Array) -> Array:
         return np.abs(v)
 
+    def sqrt(self, v: Array) -> Array:
+        return np.sqrt(v)
+
     def isnan(self, v: Array) -> Array:
         return np.isnan(v)
 
@@ -105,6 +109,35 @@ class NumpyOps:
 
     def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
         return v[(slice(None),) * axis + (slice(start, stop),)]
+
+    def pad(self, v: Array, axis: int, before: int, after: int) -> Array:
+        return np.pad(v, [(before, after) if a == axis else (0, 0) for a in range(v.ndim)])
+
+    def transpose(self, v: Array, order: Sequence[int]) -> Array:
+        return v.transpose(order)
+
+    def reshape(self, v: Array, sizes: Sequence[int]) -> Array:
+        return v.reshape(sizes)
+
+    def rows(self, v: Array, axes: int) -> Array:
+        return v.reshape(math.prod(v.shape[:axes]), math.prod(v.shape[axes:]))
+
+    def shaped(self, v: Array, like: Array) -> Array:
+        return v.reshape(like.shape)
+
+    def order(self, b: Array) -> Array:
+        return np.argsort(~b, axis=1, kind="stable")  # ~b falls as b rises, and cannot overflow
+
+    def gather(self, v: Array, index: Array) -> Array:
+        return np.take_along_axis(v, index, 1)
+
+    def scatter(self, v: Array, index: Array) -> Array:
+        result = np.empty_like(v)
+        np.put_along_axis(result, index, v, 1)
+        return result
+
+    def cumsum(self, b: Array) -> Array:
+        return b.cumsum(axis=1)
 
     def zeros_like(self, v: Array) -> Array:
         return np.zeros_like(v)

@@ -62,6 +62,9 @@ class Ops(Protocol):
     def abs(self, v: Array) -> Array:
         """Magnitude."""
 
+    def sqrt(self, v: Array) -> Array:
+        """Square root of normal numbers >= 0, +inf and NaN, rounded once to nearest."""
+
     def isnan(self, v: Array) -> Array:
         """Where NaN stands."""
 
@@ -106,6 +109,33 @@ class Ops(Protocol):
 
     def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
         """``v[start:stop]`` along one axis, with Python's rules for negative and overlong bounds."""
+
+    def pad(self, v: Array, axis: int, before: int, after: int) -> Array:
+        """A float64 array with zeros put before and after it along one axis."""
+
+    def transpose(self, v: Array, order: Sequence[int]) -> Array:
+        """The axes in another order: axis ``i`` of the result is axis ``order[i]`` of ``v``."""
+
+    def reshape(self, v: Array, sizes: Sequence[int]) -> Array:
+        """The elements in C order (whatever the memory layout) in another shape; one size may be -1, none 0."""
+
+    def rows(self, v: Array, axes: int) -> Array:
+        """Two axes, in C order: the first ``axes`` axes as one and the others as one; sizes may be 0."""
+
+    def shaped(self, v: Array, like: Array) -> Array:
+        """The elements in C order in the shape of ``like``."""
+
+    def order(self, b: Array) -> Array:
+        """For each row of int64 ``b`` (rows, n) the int64 indices that sort it, the largest first, ties by index."""
+
+    def gather(self, v: Array, index: Array) -> Array:
+        """``v[row, index[row, k]]`` at ``[row, k]``, of two-dimensional arrays."""
+
+    def scatter(self, v: Array, index: Array) -> Array:
+        """The float64 array with ``v[row, k]`` at ``[row, index[row, k]]``; each row of ``index`` is a permutation."""
+
+    def cumsum(self, b: Array) -> Array:
+        """The sums of int64 ``b`` (rows, n) up to and with each element of its row."""
 
     def zeros_like(self, v: Array) -> Array:
         """Zeros of the same shape and dtype."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..distances import signed_distances
 from ..spec import Spec
 from . import engine, functions
 from .layout import Layout, Names, check_options, check_totals, label_error, lay_out
@@ -25,7 +26,9 @@ class Output:
         loss: float32, a scalar or for ``reduction="none"`` the map.
         gradient: of the input's shape and dtype.
         terms: each term's float32 value before its weight, by name.
-        sums: int64 (K, 2, 12), which adds over parts of a batch.
+        sums: int64 (K, M, 12), which adds over parts of a batch: of K terms up to M sums. M is 2, for values and
+            normaliser, unless a term that is a ratio of sums needs more. None if a term cannot be put together from
+            parts (:class:`dualloss.Lovasz` of a whole batch).
     """
 
     loss: Any
@@ -67,10 +70,12 @@ def loss_and_gradient(
     x, t = np.asarray(input), np.asarray(target)
     if x.dtype.name not in _DTYPES:
         raise TypeError(f"input has dtype {x.dtype}, expected one of {', '.join(_DTYPES)}")
-    if totals is not None:
-        check_totals(np.shape(totals), np.asarray(totals).dtype.name, spec)
     s = None if sample_weight is None else np.asarray(sample_weight)
-    layout = lay_out(spec, x.shape, t.shape, None if s is None else s.shape, channel_axis)
+    layout = lay_out(
+        spec, x.shape, t.shape, None if s is None else s.shape, channel_axis, mask=s is not None and s.dtype.kind == "b"
+    )
+    if totals is not None:
+        check_totals(np.shape(totals), np.asarray(totals).dtype.name, spec, layout.channels)
     check_dtype("target", t, layout.labels)
     if s is not None:
         check_dtype("sample_weight", s, False)
@@ -88,7 +93,10 @@ def loss_and_gradient(
             _OPS, t.reshape(-1, 1) if t.ndim == 1 and x.ndim == 1 else t, layout.labels, layout.channels, layout.axis,
             spec.ignore_index, mask,
         )  # fmt: skip
-        inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial, weight)
+        away = None
+        if any(term.needs_distances for _, term in spec.parts):
+            away = _distances(t, layout, spec.ignore_index, mask)
+        inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial, weight, away)
         result = engine.evaluate(_OPS, spec, inputs, reduction, totals)
         up: Any = np.asarray(upstream, np.float32)
         loss, terms, spread = result.loss, result.terms, None
@@ -97,7 +105,8 @@ def loss_and_gradient(
             spread = functions.load(_OPS, np.expand_dims(np.broadcast_to(up, loss.shape), layout.axis))
             up = None
         gradient = engine.backward(_OPS, up, result.gradient(spread), x.dtype.name).reshape(x.shape)
-    return Output(loss, gradient, dict(zip(spec.names, terms, strict=True)), result.sums)
+    mergeable = all(term.mergeable for _, term in spec.parts)
+    return Output(loss, gradient, dict(zip(spec.names, terms, strict=True)), result.sums if mergeable else None)
 
 
 def check_dtype(name: str, array: Any, labels: bool) -> None:
@@ -106,6 +115,18 @@ def check_dtype(name: str, array: Any, labels: bool) -> None:
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices for its shape {array.shape}")
     if array.dtype.kind not in "iub" and array.dtype.name not in _DTYPES:
         raise TypeError(f"{name} has dtype {array.dtype}, expected one of {', '.join(_DTYPES)}, integers or booleans")
+
+
+def _distances(t: Any, layout: Layout, ignore: int | None, mask: Any) -> Any:
+    """Of labels with a channel axis of length 1, or of a dense target."""
+    valid = None if mask is None else mask.squeeze(layout.axis)
+    if layout.labels:
+        t = t.squeeze(layout.axis)
+        if ignore is not None:
+            valid = t != ignore if valid is None else valid & (t != ignore)
+    else:
+        t = np.moveaxis(t > 0.5, layout.axis, -1)
+    return np.moveaxis(signed_distances(t, layout.channels, valid), -1, layout.axis).astype(np.float64)
 
 
 def _check_labels(t: Any, layout: Layout, ignore: int | None, mask: Any) -> None:

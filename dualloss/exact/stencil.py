@@ -1,10 +1,11 @@
-"""Shifted neighbours, the Laplacian stencils and their adjoints (docs/numerics/segmentation.md, Boundary)."""
+"""Stencils and their adjoints: Laplacians, Sobel, windows, differences (docs/numerics/segmentation.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
 
+from . import functions
 from .ops import Array, Ops
 
 Offset = tuple[int, ...]
@@ -51,6 +52,67 @@ def laplacian_adjoint(ops: Ops, v: Array, axes: Sequence[int], kernel: str, padd
     return result
 
 
+def sobel(ops: Ops, v: Array, axes: Sequence[int], along: int, padding: str) -> Array:
+    """The difference along one axis of ``v`` smoothed along the others."""
+    for axis in axes:
+        if axis != along:
+            around = functions.chop(ops, _shift(ops, v, axis, -1, padding) + _shift(ops, v, axis, 1, padding))
+            v = functions.chop(ops, around + v * 2.0)
+    return _shift(ops, v, along, 1, padding) - _shift(ops, v, along, -1, padding)
+
+
+def sobel_adjoint(ops: Ops, v: Array, axes: Sequence[int], along: int, padding: str) -> Array:
+    """The adjoint of :func:`sobel`."""
+    v = _shift_adjoint(ops, v, along, 1, padding) - _shift_adjoint(ops, v, along, -1, padding)
+    for axis in reversed(axes):
+        if axis != along:
+            # Each adjoint may end in an addition: without chops the graph has a tree of them, which may be regrouped.
+            before = functions.chop(ops, _shift_adjoint(ops, v, axis, -1, padding))
+            after = functions.chop(ops, _shift_adjoint(ops, v, axis, 1, padding))
+            v = functions.chop(ops, functions.chop(ops, before + after) + v * 2.0)
+    return v
+
+
+def window(ops: Ops, v: Array, axes: Sequence[int], weights: Sequence[float]) -> Array:
+    """The weighted sum over a window that is a product of one for each axis; zeros off the edge.
+
+    The weights are symmetric, so that the adjoint is the same with the axes in the opposite order.
+    """
+    reach = len(weights) // 2
+    for axis in axes:
+        padded = ops.pad(v, axis, reach, reach)
+        total = None
+        for place, weight in enumerate(weights):
+            part = functions.times(ops, _from(ops, padded, axis, place, 2 * reach), weight)
+            total = part if total is None else functions.chop(ops, total + part)
+        v = total
+    return v
+
+
+def windows_inside(ops: Ops, like: Array, valid: Array | None, axes: Sequence[int], reach: int) -> Array:
+    """Where the window lies within the edges and holds valid positions only; ``like`` is an array per position."""
+    inside = like < 1.0 if valid is None else valid
+    v = ops.where(inside, 1.0, ops.zeros_like(like))
+    for axis in axes:
+        padded = ops.pad(v, axis, reach, reach)
+        total = v * 0.0
+        for place in range(2 * reach + 1):
+            total = total + _from(ops, padded, axis, place, 2 * reach)  # integers: exact in any order
+        v = ops.where(total == float(2 * reach + 1), 1.0, 0.0)
+    return v > 0.0
+
+
+def difference(ops: Ops, v: Array, axis: int) -> Array:
+    """``v[+1] - v``, 0 on the far edge."""
+    inner = ops.cut(v, axis, 1, None) - ops.cut(v, axis, 0, -1)
+    return ops.concat([inner, ops.zeros_like(ops.cut(v, axis, -1, None))], axis)
+
+
+def difference_adjoint(ops: Ops, v: Array, axis: int) -> Array:
+    """The adjoint of :func:`difference` for a ``v`` that is 0 on the far edge."""
+    return _shift(ops, v, axis, -1, "zeros") - v
+
+
 def erode(ops: Ops, valid: Array, axes: Sequence[int], kernel: str) -> Array:
     """Where a position and all neighbours of its stencil are valid; off the edge counts as valid."""
     missing = ops.where(valid, 0.0, 1.0)
@@ -58,6 +120,11 @@ def erode(ops: Ops, valid: Array, axes: Sequence[int], kernel: str) -> Array:
     for offset in offsets(kernel, len(axes)):
         whole = ops.both(whole, neighbour(ops, missing, axes, offset, "zeros") < 1.0)
     return whole
+
+
+def _from(ops: Ops, padded: Array, axis: int, start: int, spare: int) -> Array:
+    """All but ``spare`` elements along an axis, from ``start`` on."""
+    return ops.cut(padded, axis, start, start - spare if start < spare else None)
 
 
 def _shift(ops: Ops, v: Array, axis: int, step: int, padding: str) -> Array:

@@ -59,6 +59,19 @@ def count_state(ops: Ops, count: Array) -> Array:
     return ops.stack([count if limb == _ONES else zero for limb in range(STATE)], -1)
 
 
+def carried(ops: Ops, states: Array) -> Array:
+    """The same sums in limbs that leave the headroom free for as many values again."""
+    last = len(states.shape) - 1
+    limbs = states[..., :LIMBS]
+    none = ops.zeros_like(limbs[..., :1])
+    top = ops.iota(LIMBS, limbs, last) == LIMBS - 1
+    for _ in range(LIMBS - 1):
+        carry = ops.where(top, 0, ops.shr(limbs, 32))
+        limbs = ops.where(top, limbs, ops.band(limbs, _DIGIT))
+        limbs = limbs + ops.concat([none, carry[..., :-1]], last)
+    return ops.concat([limbs, states[..., LIMBS:]], last)
+
+
 def to_float(ops: Ops, states: Array) -> Array:
     """The exact sums of states (..., STATE), each rounded once to float64, ties to even."""
     limbs = states[..., :LIMBS]

@@ -10,6 +10,8 @@ from ..spec import PerChannel, Term
 from . import functions, sums
 from .ops import Array, Ops
 
+Function = Callable[[Ops, Array], Array]
+
 
 @dataclass
 class Inputs:
@@ -23,6 +25,7 @@ class Inputs:
         axis: the channel axis.
         spatial: the spatial axes.
         weight: the sample weights, float64 per position, or None.
+        distances: the signed distances to the boundary of each class, for the terms that need them; or None.
     """
 
     ops: Ops
@@ -32,7 +35,9 @@ class Inputs:
     axis: int
     spatial: Sequence[int]
     weight: Array | None = None
+    distances: Array | None = None
     _softmax: Softmax | None = None
+    _sigmoid: Sigmoid | None = None
 
     @property
     def channels(self) -> int:
@@ -45,6 +50,13 @@ class Inputs:
         if self._softmax is None:  # functools.cached_property holds a lock, which torch.compile cannot trace
             self._softmax = Softmax.of(self)
         return self._softmax
+
+    @property
+    def sigmoid(self) -> Sigmoid:
+        """The sigmoid, computed once for all the terms that need it."""
+        if self._sigmoid is None:
+            self._sigmoid = Sigmoid.of(self)
+        return self._sigmoid
 
     def per_channel(self, values: Sequence[float]) -> Array:
         """One constant a channel, laid along the channel axis."""
@@ -64,17 +76,35 @@ class Softmax:
     log_sum: Array
 
     @staticmethod
-    def of(inputs: Inputs) -> Softmax:
+    def of(inputs: Inputs, exp: Function = functions.exp, log1p: Function = functions.log1p) -> Softmax:
         """NaN where an input is NaN or +inf or all are -inf: there some ``d``, hence the sum, is NaN."""
         ops, axis = inputs.ops, inputs.axis
         d = inputs.x - ops.amax(inputs.x, axis)
-        e = functions.exp(ops, d)
+        e = exp(ops, d)
         top = d == 0.0
         others = sums.channel_sum(ops, [ops.where(top, 0.0, e)], axis)
         tops = ops.isum(ops.where(top, 1.0, 0.0), axis)
         all_but_one, total = others + (tops - 1.0), others + tops
         rest = ops.where(top, all_but_one, total - e) / total
-        return Softmax(d, e / total, rest, functions.log1p(ops, all_but_one))
+        return Softmax(d, e / total, rest, log1p(ops, all_but_one))
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """``v = exp(-|x|)``, the sigmoid and ``1`` less it (docs/numerics/classification.md, Sigmoid). NaN for NaN."""
+
+    v: Array
+    p: Array
+    rest: Array
+
+    @staticmethod
+    def of(inputs: Inputs) -> Sigmoid:
+        """Of every element."""
+        ops, x = inputs.ops, inputs.x
+        v = functions.exp(ops, 0.0 - ops.abs(x))
+        near, far = 1.0 / (v + 1.0), v / (v + 1.0)
+        up = x >= 0.0
+        return Sigmoid(v, ops.where(up, near, far), ops.where(up, far, near))
 
 
 @dataclass(frozen=True)
@@ -168,3 +198,14 @@ def through_softmax(inputs: Inputs, g: Array) -> Array:
     # The softmax's Jacobian does not see a shift; this one makes what is left at p = 1 small.
     h = g - ops.amax(ops.where(soft.d == 0.0, g, float("-inf")), axis)
     return ops.where(untouched, 0.0, functions.times(ops, q, h - sums.channel_sum(ops, [q * h], axis)))
+
+
+def through_activation(inputs: Inputs, activation: str, g: Array) -> Array:
+    """The gradient of the input, from that of the softmax, of the sigmoid or ("none") of itself."""
+    ops = inputs.ops
+    if activation == "softmax":
+        return through_softmax(inputs, g)
+    if activation == "none":
+        return g
+    slope = functions.times(ops, inputs.sigmoid.p, inputs.sigmoid.rest)
+    return ops.where(g == 0.0, 0.0, functions.times(ops, g, slope))

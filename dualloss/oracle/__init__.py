@@ -11,15 +11,17 @@ last, `(B, *spatial, C)`; a "map" is `(B, *spatial)`. To add a term, write one f
 the module of its family.
 """
 
-from . import classification, regression, segmentation  # noqa: F401  (they register their terms)
-from .core import Reduction, Result, evaluate, native_bound
+from . import classification, penalties, region, regression, segmentation  # noqa: F401  (they register their terms)
+from .core import PenaltyResult, Reduction, Result, evaluate, evaluate_penalty, native_bound
 from .distances import Bound, scaled_ulp_error, ulp, ulp_error
 
 __all__ = [
     "Bound",
+    "PenaltyResult",
     "Reduction",
     "Result",
     "evaluate",
+    "evaluate_penalty",
     "native_bound",
     "scaled_ulp_error",
     "ulp",

@@ -103,7 +103,7 @@ class Clipped:
     def of(y: Reals, rest: Reals, clip: float) -> Clipped:
         """From `y` and `1 - y`, each right by itself. NaN stays NaN."""
         low = float32(clip)
-        high = np.longdouble(1 - float(low))  # a constant, rounded as the package does
+        high = float32(1 - clip)
         inside = (y >= low) & (y <= high)
         p = np.where(y < low, low, np.where(y > high, high, y))
         rest = np.where(y < low, 1 - low, np.where(y > high, 1 - high, rest))
@@ -125,7 +125,7 @@ class Shares:
     @staticmethod
     def of(x: Reals, renormalize: bool) -> Shares:
         """NaN at every class where an input is NaN or infinite, or the sum is 0."""
-        bad = ~np.isfinite(x).all(-1, keepdims=True)
+        bad = np.asarray(~np.isfinite(x).all(-1, keepdims=True))
         if not renormalize:
             y, rest = (np.where(bad, np.nan, v) for v in (x, 1 - x))
             return Shares(y, rest, bad, lambda h: np.where(bad, np.nan, -h))
@@ -141,5 +141,8 @@ class Shares:
 
 
 def sum_of_others(values: Reals) -> Reals:
-    """For each channel the sum of the other channels."""
-    return values @ (1 - np.eye(values.shape[-1], dtype=values.dtype))
+    """For each channel the sum of the channels before it and of those behind it."""
+    none = np.zeros_like(values[..., :1])
+    before = np.concatenate([none, values[..., :-1]], -1).cumsum(-1)
+    behind = np.concatenate([none, values[..., :0:-1]], -1).cumsum(-1)[..., ::-1]
+    return before + behind

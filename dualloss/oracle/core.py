@@ -1,20 +1,18 @@
-"""What the terms see and give, what several of them use, and from the terms to the loss."""
+"""What the terms see and give, and from the terms to the loss."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..spec import Spec, Term
+from ..spec import PerChannel, PerPosition, Spec, Term
+from .constants import Reals, exact_sum, float32
 from .distances import Bound
 
-Reals = NDArray[Any]
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -26,13 +24,28 @@ class Result:
         loss: a float; for the reduction "none" the map, of shape `(B, *spatial)`.
         gradient: with respect to the input, of the input's shape.
         terms: each term before its weight, by its name in `spec.names`; floats, or maps for "none".
-        map: the loss at every position, whatever the reduction.
+        map: the loss at every position, whatever the reduction; None if some term has no value at a position.
     """
 
     loss: Any
     gradient: NDArray[np.float64]
     terms: dict[str, Any]
-    map: NDArray[np.float64]
+    map: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class PenaltyResult:
+    """A penalty on weights and its gradient, in float64.
+
+    Attributes:
+        loss: a float.
+        gradients: with respect to each of the arrays, in their order.
+        terms: each term before its weight, by its name in `spec.names`.
+    """
+
+    loss: float
+    gradients: list[NDArray[np.float64]]
+    terms: dict[str, float]
 
 
 def evaluate(
@@ -48,7 +61,7 @@ def evaluate(
     """The loss of `x` against `target`, and its gradient with respect to `x`.
 
     Args:
-        spec: the loss.
+        spec: the loss, its weights plain numbers (of schedules: `spec.at(step)`).
         x: the input: `(B, C, *spatial)` with its channels on `channel_axis`, or `(B,)`, which is one channel.
         target: dense, of the input's shape; or class indices, of the input's shape without the channel axis.
             An index outside `0..C-1` that is not ignored makes its position NaN.
@@ -58,37 +71,95 @@ def evaluate(
         channel_axis: where the channels are.
 
     Raises:
-        ValueError: for an unknown reduction, or shapes that don't fit together.
+        ValueError: for an unknown reduction; "none" of a term without a map; a penalty on weights; shapes that
+            don't fit together.
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r}, expected 'mean', 'sum' or 'none'")
+    for _, term in spec.parts:
+        if term.about_weights:
+            raise ValueError(f"{term} is a penalty on weights, expected evaluate_penalty")
+        if not term.has_map and reduction == "none":
+            raise ValueError(f"reduction='none' for {term}, which has no value at a position")
     raw = np.asarray(x)
     if raw.ndim == 0:
         raise ValueError("x is a scalar, expected an array of shape (B,) or (B, C, *spatial)")
-    single = raw.ndim == 1
     with np.errstate(all="ignore"):  # infinities and NaN are answers here
-        inputs = _read(raw, target, sample_weight, spec.ignore_index, channel_axis)
-        maps, terms, gradient = [], {}, np.zeros_like(inputs.x)
-        positions = inputs.x.shape[:-1]
-        h = _at_positions(np.asarray(upstream, np.longdouble), positions if reduction == "none" else (), "upstream")
-        for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
-            found = _implementations[type(term)](term, inputs)
-            value = np.where(found.counts, inputs.weighted(found.value), 0.0)
-            scale = 1 / found.normaliser if found.normaliser != 0 else np.longdouble(0)
-            scale = scale if reduction == "mean" else np.longdouble(1)
-            terms[name] = _float64(value) if reduction == "none" else float(exact_sum(value) * scale)
+        inputs = _read(raw, target, sample_weight, spec.ignore_index, channel_axis, reduction)
+        result = _evaluate(spec, inputs, upstream)
+    gradient = result.gradient[..., 0] if raw.ndim == 1 else np.moveaxis(result.gradient, -1, channel_axis)
+    return Result(result.loss, gradient, result.terms, result.map)
+
+
+def evaluate_penalty(spec: Spec, arrays: Sequence[ArrayLike], *, upstream: float = 1.0) -> PenaltyResult:
+    """The value of a spec of penalties for all elements of some arrays together, and its gradients.
+
+    Raises:
+        ValueError: for a term that is no penalty on weights.
+    """
+    for _, term in spec.parts:
+        if not term.about_weights:
+            raise ValueError(f"{term} is no penalty on weights, expected L1 or L2")
+    given = [np.asarray(array, np.longdouble) for array in arrays]
+    w = np.concatenate([np.zeros(0, np.longdouble), *(array.ravel() for array in given)])[:, None]
+    with np.errstate(all="ignore"):
+        result = _evaluate(spec, Inputs(w, np.zeros_like(w), np.ones(w.shape[:1], bool), None, "sum"), upstream)
+    ends = np.cumsum([array.size for array in given])[:-1]
+    parts = np.split(result.gradient[:, 0], ends) if given else []
+    gradients = [part.reshape(array.shape) for part, array in zip(parts, given, strict=True)]
+    return PenaltyResult(result.loss, gradients, result.terms)
+
+
+def _evaluate(spec: Spec, inputs: Inputs, upstream: ArrayLike) -> Result:
+    """The loss of the input with its channels last."""
+    reduction, positions = inputs.reduction, inputs.x.shape[:-1]
+    total, loss = np.zeros(positions, np.longdouble), np.longdouble(0)
+    gradient, terms = np.zeros_like(inputs.x), dict[str, Any]()
+    h = _at_positions(np.asarray(upstream, np.longdouble), positions if reduction == "none" else (), "upstream")
+    for name, (weight, term) in zip(spec.names, spec.parts, strict=True):
+        if not isinstance(weight, float):
+            raise ValueError(f"{weight} is a schedule, expected a spec of plain weights: spec.at(step)")
+        w, found = float32(weight), _implementations[type(term)](term, inputs)
+        if isinstance(found, Whole):
+            terms[name] = float(found.value)
             if weight != 0:
-                c = np.where(found.counts, inputs.weighted(np.full(positions, float32(weight) * scale)), 0.0)
-                if reduction == "none":  # per position, so it belongs inside a gradient that mixes neighbours
-                    c = np.where(h == 0, 0.0, c * h)
-                gradient = gradient + found.gradient(c)
-                maps.append((float32(weight), value, scale))
-        total = sum((w * v for w, v, _ in maps), np.zeros_like(inputs.x[..., 0]))
-        loss = float(sum((w * exact_sum(v) * scale for w, v, scale in maps), np.longdouble(0)))
-        gradient = gradient if reduction == "none" else h * gradient
-        gradient = gradient[..., 0] if single else np.moveaxis(gradient, -1, channel_axis)
-        per_position = _float64(total)
-        return Result(per_position if reduction == "none" else loss, _float64(gradient), terms, per_position)
+                loss = loss + w * found.value
+                gradient = gradient + np.where(found.gradient == 0, 0.0, w * found.gradient)
+            continue
+        value = np.where(found.counts, inputs.weighted(found.value), 0.0)
+        size = _normaliser(term, inputs, found)
+        scale = 1 / size if size != 0 else np.longdouble(0)
+        reduced = exact_sum(value) * (scale if reduction == "mean" else 1)
+        if reduction == "mean" and size == 0 and isinstance(term, PerPosition) and term.empty == "nan":
+            reduced = np.longdouble("nan")
+        terms[name] = _float64(value) if reduction == "none" else float(reduced)
+        if weight != 0:
+            ones = np.full(positions, w * (scale if reduction == "mean" else 1))
+            c = np.where(found.counts, inputs.weighted(ones), 0.0)
+            if reduction == "none":  # per position, so it belongs inside a gradient that mixes neighbours
+                c = np.where(h == 0, 0.0, c * h)
+            gradient = gradient + found.gradient(c)
+            total, loss = total + w * value, loss + w * reduced
+    gradient = gradient if reduction == "none" else h * gradient
+    per_position = _float64(total) if all(term.has_map for _, term in spec.parts) else None
+    return Result(per_position if reduction == "none" else float(loss), _float64(gradient), terms, per_position)
+
+
+def _normaliser(term: Term, inputs: Inputs, found: Found) -> np.longdouble:
+    """What the term's mean divides by."""
+    name = term.normalizer if isinstance(term, PerPosition) else "valid"
+    counts = found.counts
+    if name == "one":
+        return np.longdouble(1)
+    if name == "elements":
+        return np.longdouble(counts.size)
+    if name == "batch":
+        return np.longdouble(len(counts) if counts.size else 0)
+    if name == "weights" and found.mass is not None:
+        return exact_sum(np.where(counts, found.mass, 0.0))
+    if name == "sample_weights" and inputs.weight is not None:
+        return exact_sum(np.where(counts, inputs.weight, 0.0))
+    return np.longdouble(counts.sum())
 
 
 # --- What the terms see ---
@@ -102,6 +173,12 @@ class Inputs:
     t: Reals
     valid: NDArray[np.bool_]
     weight: Reals | None
+    reduction: Reduction
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return int(self.x.shape[-1])
 
     def weighted(self, value: Reals) -> Reals:
         """`s V`; a weight of 0 gives 0, whatever stands there."""
@@ -114,6 +191,7 @@ def _read(
     sample_weight: ArrayLike | None,
     ignore_index: int | None,
     channel_axis: int,
+    reduction: Reduction,
 ) -> Inputs:
     x = raw.astype(np.longdouble)
     x = x[:, None] if x.ndim == 1 else np.moveaxis(x, channel_axis, -1)
@@ -136,7 +214,7 @@ def _read(
         weight = _at_positions(given if given.dtype == bool else _number(given), positions, "sample_weight")
         if given.dtype == bool:
             valid, weight = valid & weight, None
-    return Inputs(x, np.where(valid[..., None], t, 0.0), valid, weight)
+    return Inputs(x, np.where(valid[..., None], t, 0.0), valid, weight, reduction)
 
 
 def _at_positions(given: NDArray[Any], positions: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -154,20 +232,6 @@ def _number(values: NDArray[Any]) -> Reals:
     return (values.astype(np.float32) if integral else values).astype(np.longdouble)
 
 
-def float32(constant: float) -> np.longdouble:
-    """A constant of a spec."""
-    return np.longdouble(np.float32(constant))
-
-
-def exact_sum(values: Reals) -> np.longdouble:
-    """The sum, rounded once. Each value goes in as a pair of float64 that add up to it."""
-    high = values.astype(np.float64)
-    if not np.isfinite(high).all():
-        return np.longdouble(high.sum())
-    low = (values - high).astype(np.float64)
-    return np.longdouble(math.fsum(itertools.chain(high.flat, low.flat)))
-
-
 def _float64(values: Reals) -> NDArray[np.float64]:
     return np.asarray(values).astype(np.float64)
 
@@ -182,18 +246,26 @@ class Found:
     Attributes:
         value: the map of values.
         counts: the positions that count.
-        normaliser: what a mean divides by.
         gradient: the input's gradient of the sum over positions of `c * value`, for a map `c` that is 0 where
             a position doesn't count.
+        mass: what the normaliser "weights" sums over the positions that count; None: 1.
     """
 
     value: Reals
     counts: NDArray[np.bool_]
-    normaliser: np.longdouble
     gradient: Callable[[Reals], Reals]
+    mass: Reals | None = None
 
 
-Implementation = Callable[[Any, Inputs], Found]
+@dataclass(frozen=True)
+class Whole:
+    """A term that has one value for the whole batch: that of the reduction, and the input's gradient."""
+
+    value: np.longdouble
+    gradient: Reals
+
+
+Implementation = Callable[[Any, Inputs], Found | Whole]
 NativeBound = Bound | Callable[[Any], Bound]
 _implementations: dict[type[Term], Implementation] = {}
 _native_bounds: dict[type[Term], NativeBound] = {}
@@ -216,43 +288,17 @@ def native_bound(term: Term) -> Bound:
     return native if isinstance(native, Bound) else native(term)
 
 
-def smooth(t: Reals, smoothing: float, share: float) -> Reals:
-    """`(1 - smoothing) t + smoothing * share`."""
-    return float32(1 - smoothing) * t + float32(smoothing * share) if smoothing else t
+def share(term: PerChannel, inputs: Inputs) -> np.longdouble:
+    """What a channel's value is multiplied by before the channels are added."""
+    return np.longdouble(1) if term.channels == "sum" else 1 / np.longdouble(inputs.channels)
 
 
-def weighted_log(u: Reals, minus_log: Reals) -> Reals:
-    """`u * -log p`, and 0 where `u` is: a class without target counts nothing, even at `p = 0`."""
-    return np.where((u == 0) & ~np.isnan(minus_log), 0.0, u * minus_log)
+def per_channel(term: PerChannel, inputs: Inputs, values: Reals, g: Reals) -> Found:
+    """A term that looks at one channel of one position at a time: its values there, and their derivatives."""
+    each = share(term, inputs)
+    return Found(values.sum(-1) * each, inputs.valid, pointwise(g * each))
 
 
 def pointwise(g: Reals) -> Callable[[Reals], Reals]:
     """The gradient of a term that looks at one position at a time; where `c` is 0, so is it."""
     return lambda c: np.where(c[..., None] == 0, 0.0, c[..., None] * g)
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """`p`, `-log p`, and for each class the sum of the others: `1 - p` without cancellation."""
-
-    p: Reals
-    minus_log: Reals
-    rest: Reals
-
-    @staticmethod
-    def of(x: Reals) -> Softmax:
-        """NaN where an input is NaN or +inf, or all are -inf."""
-        d = x - x.max(-1, keepdims=True)  # NaN if any x is NaN or +inf, or all are -inf
-        e = np.exp(d)
-        # The largest has e = 1; log1p of the sum of the others is right where that sum is tiny.
-        top = np.arange(x.shape[-1]) == np.expand_dims(x.argmax(-1), -1)
-        others = np.where(top, 0.0, e).sum(-1, keepdims=True)
-        total = 1 + others
-        bad = np.isnan(d).any(-1, keepdims=True)
-        p, minus_log, rest = e / total, np.log1p(others) - d, sum_of_others(e) / total
-        return Softmax(*(np.where(bad, np.nan, v) for v in (p, minus_log, rest)))
-
-
-def sum_of_others(values: Reals) -> Reals:
-    """For each channel the sum of the other channels."""
-    return values @ (1 - np.eye(values.shape[-1], dtype=values.dtype))

@@ -406,6 +406,7 @@ def configs() -> list[Config]:
             if not (whole or (place + index) % 4 == 0) or not _takes(spec, shape):
                 continue
             labels = shape_name not in ("one_class", "vector") or spec.ignore_index is not None
+            labels = labels and _called(spec, "labels", "none", "mean")
             config = Config(
                 f"{name}/{shape_name}",
                 _group(name, spec),
@@ -436,6 +437,8 @@ def _called(spec: Spec, target: str, weight: str, reduction: str) -> bool:
     """Whether the spec can be called like this."""
     terms = [term for _, term in spec.parts]
     if spec.ignore_index is not None and target != "labels":
+        return False
+    if target == "labels" and any(getattr(term, "target", None) == "distances" for term in terms):
         return False
     if reduction == "none" and not all(term.has_map for term in terms):
         return False

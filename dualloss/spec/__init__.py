@@ -4,6 +4,7 @@ A term is a frozen dataclass under `@register`, its options declared with `optio
 class in the module of its family and one line below.
 """
 
+from . import _libraries  # noqa: F401  (it registers what `like` knows)
 from ._base import TERMS, PerChannel, PerPosition, Spec, Sum, Term, from_json, option, register
 from ._classification import (
     BinaryCrossEntropy,
@@ -18,6 +19,7 @@ from ._classification import (
     SquaredHinge,
 )
 from ._penalties import L1, L2, Penalty
+from ._presets import VERSIONS
 from ._region import Dice, FocalTversky, Jaccard, Lovasz, Region, Tversky
 from ._regression import (
     CosineSimilarity,
@@ -30,14 +32,16 @@ from ._regression import (
     Quantile,
     SmoothL1,
 )
-from ._schedules import Linear, Schedule, Weight
+from ._schedules import Linear, Schedule, Weight, step_number
 from ._segmentation import SSIM, Boundary, DistanceMap, TotalVariation
+from ._subset import Subset
 
 __all__ = [
     "L1",
     "L2",
     "SSIM",
     "TERMS",
+    "VERSIONS",
     "BinaryCrossEntropy",
     "BinaryFocal",
     "Boundary",
@@ -70,6 +74,7 @@ __all__ = [
     "SmoothL1",
     "Spec",
     "SquaredHinge",
+    "Subset",
     "Sum",
     "Term",
     "TotalVariation",
@@ -78,4 +83,5 @@ __all__ = [
     "from_json",
     "option",
     "register",
+    "step_number",
 ]

@@ -126,8 +126,8 @@ class Term(Spec):
     """Whether the channels are classes, so that class indices make sense even if there is only one."""
     has_map: ClassVar[bool] = True
     """Whether the term has a value at every position, which `reduction="none"` asks for."""
-    mergeable: ClassVar[bool] = True
-    """Whether the sums of parts of a batch add up to those of the whole."""
+    takes_weights: ClassVar[bool] = True
+    """Whether it takes sample weights other than a mask."""
     about_weights: ClassVar[bool] = False
     """Whether it is a penalty on the weights of a model, without a target."""
     zero_gradient: ClassVar[str] = ""
@@ -152,6 +152,25 @@ class Term(Spec):
     def ignore_index(self) -> int | None:
         """None; a term that can ignore a label has an option of this name."""
         return None
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the sums of parts of a batch add up to those of the whole."""
+        return True
+
+    @property
+    def needs_distances(self) -> bool:
+        """Whether it asks for the signed distances to the boundary of the target's classes."""
+        return False
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether the target cannot be class indices."""
+        return False
+
+    def count_sums(self, channels: int) -> int:
+        """How many sums the exact numerics keep of it: of most terms the values' and the normaliser."""
+        return 2
 
     def check_layout(self, *, channels: int, spatial: int) -> None:
         """Raise ValueError for an input with so many channels and spatial axes that this term cannot take."""

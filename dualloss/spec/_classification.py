@@ -45,7 +45,7 @@ class CrossEntropy(PerPosition):
 
     Options:
         inputs: "logits" (default) or "probabilities".
-        clip: how far probabilities are kept from 0 and 1, above 0 and below 0.5; default 1e-7. It has no meaning
+        clip: how far probabilities are kept from 0 and 1, from 3e-8 and below 0.5; default 1e-7. It has no meaning
             for logits. Beyond it the gradient is 0.
         renormalize: when probabilities are divided by their sum: "before" the clip (default), "after" it, or "never".
             No meaning for logits.
@@ -94,7 +94,8 @@ class NegativeLogLikelihood(PerPosition):
 
     A class without target counts nothing, even where `x[c]` is infinite.
 
-    Options: `class_weights`, `ignore_index`, `normalizer`, `empty`, as of `CrossEntropy`.
+    Options:
+        class_weights, ignore_index, normalizer, empty: as of `CrossEntropy`.
 
     Source: `torch.nn.NLLLoss`.
     """
@@ -127,7 +128,7 @@ class BinaryCrossEntropy(PerChannel):
 
     Options:
         inputs: "logits" (default) or "probabilities".
-        clip: how far probabilities are kept from 0 and 1: above 0 and below 0.5, default 1e-7; the gradient is 0
+        clip: how far probabilities are kept from 0 and 1: from 3e-8 and below 0.5, default 1e-7; the gradient is 0
             beyond. None: the logarithms are kept above -100, and the gradient is that of `torch.nn.BCELoss`,
             `(p - t') / max(p * (1 - p), 1e-12)`. No meaning for logits.
         pos_weight: the weight of the positive answer: a finite number >= 0, one for each channel (any
@@ -233,7 +234,7 @@ class BinaryFocal(PerChannel):
             default.
         class_weights: the weight of each channel, or None, the default: all 1.
         inputs: "logits" (default) or "probabilities".
-        clip: how far probabilities are kept from 0 and 1: above 0 and below 0.5, default 1e-7; the gradient is 0
+        clip: how far probabilities are kept from 0 and 1: from 3e-8 and below 0.5, default 1e-7; the gradient is 0
             beyond. No meaning for logits.
         label_smoothing: a number from 0 to 1; default 0.
         ignore_index: the label of positions to leave out, or None, the default. In a sum it applies to all terms.
@@ -277,7 +278,7 @@ class KLDivergence(PerChannel):
         inputs: "logits" (default), "log_probabilities" or "probabilities".
         log_target: whether the targets are logarithms; default False.
         clip: for probabilities, input and target are kept in [clip, 1] (then `t[c] <= 0` counts as `clip`): a number
-            above 0 and below 0.5; default 1e-7; the input's gradient is 0 beyond. No meaning for other inputs.
+            from 3e-8 and below 0.5; default 1e-7; the input's gradient is 0 beyond. No meaning for other inputs.
         channels: "sum" (default) or "mean" over the classes.
         normalizer, empty: as of all such terms.
 
@@ -372,8 +373,12 @@ class CategoricalHinge(PerPosition):
 
         V = max(0, 1 + max over c of (1 - t[c]) * x[c]  -  sum over c of t[c] * x[c])
 
-    (The product of the right class counts in the maximum, as 0.) Options: `ignore_index`, as of `CrossEntropy`;
-    `normalizer`, `empty`, as of all such terms.
+    (The product of the right class counts in the maximum, as 0.)
+
+    Options:
+        ignore_index: as of `CrossEntropy`.
+
+    Further options: `normalizer`, `empty`, as of all such terms.
 
     Source: `keras.losses.CategoricalHinge`.
     """

@@ -34,6 +34,7 @@ def preset(term: type, like: str, given: Options) -> Options:
     name = library if version == VERSIONS.get(library) and (term.__name__, like) not in _PRESETS else like
     found = _PRESETS.get((term.__name__, name))
     if found is None:
-        expected = ", ".join(map(repr, known)) if known else "none: no library's definition is known for this term"
+        shown = (f"{of!r} (of version {VERSIONS[of]})" if of in VERSIONS else repr(of) for of in known)
+        expected = ", ".join(shown) if known else "none: no library's definition is known for this term"
         raise ValueError(f"like={show(like)} for {term.__name__}, expected {expected}")
     return found(given)

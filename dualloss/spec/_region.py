@@ -86,6 +86,11 @@ class Region(Term):
         if not self.counted(channels):
             raise ValueError(f"background=False leaves no class of {channels}, expected at least one")
 
+    def count_sums(self, channels: int) -> int:
+        """Four of each group of the batch; of samples the values and how many there are."""
+        groups = channels if self.per_class else 1
+        return 2 if self.per_sample else 4 * groups
+
     def counted(self, channels: int) -> tuple[int, ...]:
         """The classes that count."""
         chosen = range(channels) if self.classes is None else self.classes
@@ -223,5 +228,10 @@ class Lovasz(Term):
     needs_channels = True
     about_classes = True
     has_map = False
-    mergeable = False
+    takes_weights = False
     zero_gradient = "an error of 0: 0; errors that tie have the gradient of their order by position"
+
+    @property
+    def mergeable(self) -> bool:
+        """An order of the batch needs all of it."""
+        return self.per_sample

@@ -54,9 +54,7 @@ class Linear(Schedule):
 
     def at(self, step: int) -> float:
         """The weight at a step. Magnitudes that float32 has only as subnormals count as 0."""
-        n = integer("step", step)
-        if n < 0:
-            raise ValueError(f"step={n}, expected an integer >= 0")
+        n = step_number("step", step)
         if n >= self.steps:
             return self.end
         value = self.start + (self.end - self.start) * (n / self.steps)
@@ -77,6 +75,14 @@ Weight: TypeAlias = float | Schedule
 
 SCHEDULES: Mapping[str, type[Linear]] = {"Linear": Linear}
 """The schedules that JSON knows, by name."""
+
+
+def step_number(name: str, value: Any) -> int:
+    """An integer >= 0: how many steps have been done."""
+    result = integer(name, value)
+    if result < 0:
+        raise ValueError(f"{name}={result}, expected an integer >= 0")
+    return result
 
 
 def check_weight(name: str, value: Any) -> Weight:

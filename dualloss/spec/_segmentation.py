@@ -92,6 +92,16 @@ class DistanceMap(PerChannel):
     needs_channels = True
     about_classes = True
 
+    @property
+    def needs_distances(self) -> bool:
+        """Unless the target holds them."""
+        return self.target == "classes"
+
+    @property
+    def needs_dense(self) -> bool:
+        """For the distances that it holds."""
+        return self.target == "distances"
+
     def check_layout(self, *, channels: int, spatial: int) -> None:
         """Distances need axes to lie along."""
         check_spatial("DistanceMap", spatial)

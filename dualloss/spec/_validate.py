@@ -87,10 +87,10 @@ def open_fraction(name: str, value: Any) -> float:
 
 
 def clip_margin(name: str, value: Any) -> float:
-    """How far probabilities stay from 0 and 1: above 0 and below 1/2."""
+    """How far probabilities stay from 0 and 1: below 1/2, and so far that 1 less it is not 1 in float32."""
     result = float32_number(name, value)
-    if not 0 < result < 0.5:
-        raise ValueError(f"{name}={show(value)}, expected a number above 0 and below 0.5")
+    if not 3e-8 <= result < 0.5:
+        raise ValueError(f"{name}={show(value)}, expected a number from 3e-8, and below 0.5")
     return result
 
 

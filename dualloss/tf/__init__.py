@@ -1,7 +1,14 @@
-"""dualloss for TensorFlow and Keras: :class:`Loss`, a ``keras.losses.Loss``, and :func:`total_loss`."""
+"""dualloss for TensorFlow and Keras.
+
+:class:`Loss`, a ``keras.losses.Loss``, and :func:`total_loss`; :class:`Regularizer` for weights, :func:`term_metrics`
+for logging, and the callback :class:`ScheduleSteps`.
+"""
 
 try:
+    from .callbacks import ScheduleSteps
     from .loss import Loss, total_loss
+    from .metrics import TermMetric, term_metrics
+    from .penalties import Regularizer
 except ModuleNotFoundError as error:
     if error.name not in ("torch", "tensorflow", "keras"):
         raise
@@ -10,4 +17,4 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["Loss", "total_loss"]
+__all__ = ["Loss", "Regularizer", "ScheduleSteps", "TermMetric", "term_metrics", "total_loss"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from .. import TOTAL_LOSS
 from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_options, check_totals, label_error, lay_out
+from ..exact.layout import Layout, Names, check_mergeable, check_options, check_totals, label_error, lay_out
 from ..exact.terms import Inputs
-from ..spec import Spec, from_json
+from ..spec import Spec, from_json, step_number
 from . import native
+from .distances import distances
 from .ops import TensorFlowOps
 
 Tensor = Any
@@ -23,6 +24,20 @@ _NAMES = Names("y_pred", "y_true", "sample_weight")
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32)
 _NO_CLASS = -(2**62)
 """Stands for a float label that is no integer: never a class, and no ignore_index in use."""
+
+
+class _Given(NamedTuple):
+    """What a loss is computed from, checked.
+
+    ``settings`` are the layout's: numbers, by which ``tf.function`` knows that it has traced them before.
+    """
+
+    y_pred: Tensor
+    target: Tensor
+    mask: Tensor | None
+    weight: Tensor | None
+    distances: Tensor | None
+    settings: tuple[int, int, int, bool, bool]
 
 
 @keras.saving.register_keras_serializable(package="dualloss")
@@ -52,6 +67,10 @@ class Loss(keras.losses.Loss):
     divided by n, as Keras expects. Labels out of range raise a ValueError in eager mode; inside graphs the loss and
     that position's gradient become NaN (``run_eagerly=True`` shows which label it is). If everything is ignored the
     loss and the gradient are 0.
+
+    Schedules: the loss of a spec with a schedule has a ``step``, at first 0, which its config holds.
+    :class:`dualloss.tf.ScheduleSteps` moves it in ``fit``, :meth:`advance` or ``loss.step = n`` elsewhere; nothing else
+    does.
     """
 
     def __init__(
@@ -79,6 +98,12 @@ class Loss(keras.losses.Loss):
         compiled = bool(jit_compile)  # "auto": every build of TensorFlow in use has XLA
         self._forward = tf.function(self._evaluate, autograph=False, jit_compile=True) if compiled else self._evaluate
         self._backward = tf.function(_scaled, autograph=False, jit_compile=True) if compiled else _scaled
+        self._totals = tf.function(self._sums, autograph=False, jit_compile=True) if compiled else self._sums
+        self._reached = 0
+        self._weights = None
+        if spec.scheduled:
+            with tf.init_scope():
+                self._weights = tf.Variable(engine.numbers(spec, 0), trainable=False, dtype=tf.float64)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(
@@ -104,29 +129,33 @@ class Loss(keras.losses.Loss):
             TypeError: unsupported dtypes.
             ValueError: shapes that do not fit; labels out of range.
         """
-        y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
+        given = self._prepare(y_true, y_pred, sample_weight)
         with tf.name_scope(self.name):
             if self.numerics == "native":
                 if totals is not None:
                     raise ValueError("totals needs numerics='exact'")
+                layout = Layout(*given.settings)
                 loss, terms = native.loss(
                     self.spec,
-                    _shaped(y_pred),
-                    target if layout.labels else _shaped(target),
-                    weight,
-                    mask=mask,
+                    _shaped(given.y_pred),
+                    given.target if layout.labels else _shaped(given.target),
+                    given.weight,
+                    mask=given.mask,
                     reduction=self.reduction,
                     channel_axis=layout.axis,
+                    distances=given.distances,
+                    weights=self._native_weights(),
                 )
                 terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
             else:
                 if totals is not None:
                     totals = tf.convert_to_tensor(totals)
-                    check_totals(totals.shape, totals.dtype.name, self.spec)
-                args = (target, mask, weight, totals, None, astuple(layout))
-                loss, values, _, gradient = self._forward(tf.stop_gradient(y_pred), *args)
+                    check_totals(totals.shape, totals.dtype.name, self.spec, Layout(*given.settings).channels)
+                constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
+                args = (constant, totals, self._exact_weights())
+                loss, values, gradient = self._forward(*args, None)
                 terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}
-                loss = self._attach(y_pred, loss, gradient, args)
+                loss = self._attach(given.y_pred, loss, gradient, args)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             if replicas > 1 and self.reduction == "mean":
                 loss = loss * (1.0 / replicas)
@@ -135,35 +164,74 @@ class Loss(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The per-position map, whatever the reduction."""
         options = {**self._options(), "reduction": "none"}
-        return Loss(self.spec, **options)(y_true, y_pred)
+        loss = Loss(self.spec, **options)
+        loss._weights = self._weights
+        return loss(y_true, y_pred)
 
     @tf.autograph.experimental.do_not_convert
     def sums(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """The exact sums behind the loss: int64 of shape (terms, 2, 12).
+        """The exact sums behind the loss: int64 of shape (K, M, 12), K terms with up to M sums each.
 
-        Sums of parts of a batch (micro-batches, replicas) add, with ``+`` or an all-reduce, to those of the whole,
-        whatever the split. :meth:`from_sums` turns them into the loss; ``totals=`` in :meth:`__call__` uses them.
+        M is 2, for values and normaliser, unless a term that is a ratio of sums needs more. Sums of parts of a batch
+        (micro-batches, replicas) add, with ``+`` or an all-reduce, to those of the whole, whatever the split.
+        :meth:`from_sums` turns them into the loss; ``totals=`` in :meth:`__call__` uses them.
         """
         self._needs_exact("sums")
-        y_pred, layout, target, mask, weight = self._prepare(y_true, y_pred, sample_weight)
-        return self._forward(tf.stop_gradient(y_pred), target, mask, weight, None, None, astuple(layout))[2]
+        check_mergeable(self.spec)
+        given = self._prepare(y_true, y_pred, sample_weight)
+        return self._totals(given._replace(y_pred=tf.stop_gradient(given.y_pred)))
 
     @tf.autograph.experimental.do_not_convert
-    def from_sums(self, sums: Tensor) -> Tensor:
-        """The loss (without a gradient) from :meth:`sums`."""
+    def from_sums(self, sums: Tensor, *, return_terms: bool = False) -> Any:
+        """The loss (without a gradient) from :meth:`sums`, and on demand each term's value as in :meth:`__call__`."""
         self._needs_exact("from_sums")
         if self.reduction == "none":
             raise ValueError("reduction is 'none', expected 'mean' or 'sum': sums have no map")
-        return engine.from_sums(_OPS, self.spec, tf.convert_to_tensor(sums), self.reduction)[0]
+        sums = tf.convert_to_tensor(sums)
+        check_totals(sums.shape, sums.dtype.name, self.spec)
+        loss, values = engine.from_sums(_OPS, self.spec, sums, self.reduction, self._exact_weights())
+        return (loss, dict(zip(self.spec.names, tf.unstack(values), strict=True))) if return_terms else loss
+
+    @property
+    def step(self) -> int:
+        """How many steps the schedules have done. Set it, or call :meth:`advance`, outside of ``tf.function``."""
+        return self._reached
+
+    @step.setter
+    def step(self, value: Any) -> None:
+        if not tf.executing_eagerly():
+            raise RuntimeError("step is set inside a graph, where that happens once only; set it outside tf.function")
+        self._reached = step_number("step", value)
+        if self._weights is not None:
+            self._weights.assign(engine.numbers(self.spec, self._reached))
+
+    def advance(self, n: int = 1) -> None:
+        """Move the schedules by ``n`` steps. Of a spec without schedules only the count changes.
+
+        Call it after each step of the optimizer, outside of ``tf.function``: what it changes are the values of a
+        variable, for which nothing is traced anew.
+        """
+        self.step = self._reached + n
 
     def get_config(self) -> dict[str, Any]:
-        """The settings; the spec as JSON."""
-        return {"spec": self.spec.to_json(), **self._options()}
+        """The settings; the spec as JSON, and with a schedule the step."""
+        step = {"step": self._reached} if self.spec.scheduled else {}
+        return {"spec": self.spec.to_json(), **self._options(), **step}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Loss:
         """The loss with these settings."""
-        return cls(from_json(config["spec"]), **{key: value for key, value in config.items() if key != "spec"})
+        options = {key: value for key, value in config.items() if key not in ("spec", "step")}
+        loss = cls(from_json(config["spec"]), **options)
+        if "step" in config:
+            loss.step = config["step"]
+        return loss
+
+    def __repr__(self) -> str:
+        """The call that makes this loss, and with a schedule the step."""
+        options = [f"{key}={value!r}" for key, value in self._options().items()]
+        step = [f"step={self._reached}"] if self.spec.scheduled else []
+        return f"{type(self).__name__}({', '.join([repr(self.spec), *options, *step])})"
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -174,13 +242,21 @@ class Loss(keras.losses.Loss):
             "name": self.name,
         }
 
+    def _exact_weights(self) -> Tensor | None:
+        """The terms' weights at the step of the schedules; None: those of the spec."""
+        return None if self._weights is None else tf.convert_to_tensor(self._weights)
+
+    def _native_weights(self) -> list[Tensor] | None:
+        if self._weights is None:
+            return None
+        now = tf.cast(self._weights, tf.float32)
+        return [w if isinstance(w, float) else now[k] for k, (w, _) in enumerate(self.spec.parts)]
+
     def _needs_exact(self, what: str) -> None:
         if self.numerics != "exact":
             raise ValueError(f"{what} needs numerics='exact', this loss has numerics={self.numerics!r}")
 
-    def _prepare(
-        self, y_true: Tensor, y_pred: Tensor, weight: Tensor | None
-    ) -> tuple[Tensor, Layout, Tensor, Tensor | None, Tensor | None]:
+    def _prepare(self, y_true: Tensor, y_pred: Tensor, weight: Tensor | None) -> _Given:
         """Check everything; labels as int64, dense targets as floats, mask and weight per position."""
         keras_mask = getattr(y_pred, "_keras_mask", None)
         y_pred, y_true = tf.convert_to_tensor(y_pred), tf.convert_to_tensor(y_true)
@@ -191,7 +267,13 @@ class Loss(keras.losses.Loss):
             if value is not None and value.shape.rank is None:
                 raise ValueError(f"{name} has an unknown number of axes, expected a known one")
         layout = lay_out(
-            self.spec, y_pred.shape, y_true.shape, None if weight is None else weight.shape, self.channel_axis, _NAMES
+            self.spec,
+            y_pred.shape,
+            y_true.shape,
+            None if weight is None else weight.shape,
+            self.channel_axis,
+            _NAMES,
+            mask=weight is not None and weight.dtype == tf.bool,
         )
         _check_dtype("y_true", y_true)
         if layout.labels:
@@ -201,7 +283,7 @@ class Loss(keras.losses.Loss):
         mask = None
         if keras_mask is not None:
             mask = tf.cast(tf.convert_to_tensor(keras_mask), tf.bool)
-            lay_out(self.spec, y_pred.shape, y_true.shape, mask.shape, self.channel_axis, _MASK_NAMES)
+            lay_out(self.spec, y_pred.shape, y_true.shape, mask.shape, self.channel_axis, _MASK_NAMES, mask=True)
             mask = _per_position(mask, y_pred, layout.axis)
         if weight is not None:
             _check_dtype("sample_weight", weight)
@@ -212,23 +294,32 @@ class Loss(keras.losses.Loss):
                 weight = tf.cast(weight, tf.float32)
         if layout.labels:
             _check_labels(target, y_true, layout.channels, self.spec.ignore_index, mask)
-        return y_pred, layout, target, mask, weight
+        away = None
+        if any(term.needs_distances for _, term in self.spec.parts):
+            away = distances(target, mask, self.spec.ignore_index, layout.labels, layout.channels, layout.axis)
+        return _Given(y_pred, target, mask, weight, away, astuple(layout))
 
     def _evaluate(
-        self,
-        y_pred: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        weight: Tensor | None,
-        totals: Tensor | None,
-        upstream: Tensor | None,
-        settings: tuple[int, int, int, bool, bool],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Loss, terms, sums, and the float32 gradient: for an upstream gradient of 1, or for ``reduction="none"`` for
-        the one given, since a stencil spreads it.
-
-        ``settings`` are the layout's: numbers, by which ``tf.function`` knows that it has traced them before.
+        self, given: _Given, totals: Tensor | None, weights: Tensor | None, upstream: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss, terms, and the float32 gradient: for an upstream gradient of 1, or for ``reduction="none"`` for the one
+        given, since a stencil spreads it.
         """
+        inputs = self._inputs(given)
+        result = engine.evaluate(_OPS, self.spec, inputs, self.reduction, totals, weights)
+        loss, terms, spread = result.loss, result.terms, None
+        if self.reduction == "none":
+            loss, terms = tf.squeeze(loss, inputs.axis), tf.squeeze(terms, inputs.axis + 1)
+            if upstream is None:
+                return loss, terms, None
+            spread = functions.load(_OPS, tf.expand_dims(upstream, inputs.axis))
+        return loss, terms, tf.reshape(result.gradient(spread), tf.shape(given.y_pred))
+
+    def _sums(self, given: _Given) -> Tensor:
+        return engine.evaluate(_OPS, self.spec, self._inputs(given), self.reduction).sums
+
+    def _inputs(self, given: _Given) -> Inputs:
+        y_pred, target, mask, weight, away, settings = given
         layout = Layout(*settings)
         axis = layout.axis
         mask = None if mask is None else tf.expand_dims(mask, axis)
@@ -236,16 +327,8 @@ class Loss(keras.losses.Loss):
         target = tf.expand_dims(target, axis) if layout.labels else _shaped(target)
         ignore = self.spec.ignore_index
         dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, ignore, mask)
-        x = functions.load(_OPS, _shaped(y_pred))
-        inputs = Inputs(_OPS, x, dense, valid, axis, layout.spatial, weight)
-        result = engine.evaluate(_OPS, self.spec, inputs, self.reduction, totals)
-        loss, terms, spread = result.loss, result.terms, None
-        if self.reduction == "none":
-            loss, terms = tf.squeeze(loss, axis), tf.squeeze(terms, axis + 1)
-            if upstream is None:
-                return loss, terms, result.sums, None
-            spread = functions.load(_OPS, tf.expand_dims(upstream, axis))
-        return loss, terms, result.sums, tf.reshape(result.gradient(spread), tf.shape(y_pred))
+        away = None if away is None else functions.load(_OPS, away)
+        return Inputs(_OPS, functions.load(_OPS, _shaped(y_pred)), dense, valid, axis, layout.spatial, weight, away)
 
     def _attach(self, y_pred: Tensor, loss: Tensor, gradient: Tensor | None, args: tuple[Any, ...]) -> Tensor:
         """The loss, connected to the prediction by its gradient."""
@@ -259,8 +342,8 @@ class Loss(keras.losses.Loss):
                 )
 
             if gradient is None:
-                target, mask, weight, totals, _, settings = args
-                spread = self._forward(y_pred, target, mask, weight, totals, upstream, settings)[3]
+                given, totals, weights = args
+                spread = self._forward(given._replace(y_pred=y_pred), totals, weights, upstream)[2]
                 return self._backward(None, spread, y_pred.dtype.name), again
             return self._backward(upstream, gradient, y_pred.dtype.name), again
 

@@ -63,6 +63,9 @@ class TensorFlowOps:
     def abs(self, v: Array) -> Array:
         return tf.abs(v)
 
+    def sqrt(self, v: Array) -> Array:
+        return tf.sqrt(v)
+
     def isnan(self, v: Array) -> Array:
         return tf.math.is_nan(v)
 
@@ -83,7 +86,8 @@ class TensorFlowOps:
         return tf.logical_and(a, b)
 
     def invert(self, a: Array) -> Array:
-        return tf.logical_not(a)
+        # Not logical_not: in graphs TensorFlow makes x >= y of not (x < y), which NaN tells apart.
+        return tf.where(a, False, True)
 
     def larger(self, a: Array, b: Array) -> Array:
         return tf.maximum(a, b)
@@ -111,6 +115,37 @@ class TensorFlowOps:
 
     def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
         return v[(slice(None),) * axis + (slice(start, stop),)]
+
+    def pad(self, v: Array, axis: int, before: int, after: int) -> Array:
+        return tf.pad(v, [[before, after] if a == axis else [0, 0] for a in range(len(v.shape))])
+
+    def transpose(self, v: Array, order: Sequence[int]) -> Array:
+        return tf.transpose(v, order)
+
+    def reshape(self, v: Array, sizes: Sequence[int]) -> Array:
+        return tf.reshape(v, sizes)
+
+    def rows(self, v: Array, axes: int) -> Array:
+        shape = tf.shape(v, tf.int64)
+        return tf.reshape(v, tf.stack([tf.reduce_prod(shape[:axes]), tf.reduce_prod(shape[axes:])]))
+
+    def shaped(self, v: Array, like: Array) -> Array:
+        return tf.reshape(v, tf.shape(like, tf.int64))
+
+    def order(self, b: Array) -> Array:
+        # Of equal elements top_k takes the one of the lower index first.
+        return tf.cast(tf.math.top_k(b, tf.shape(b)[1]).indices, tf.int64)
+
+    def gather(self, v: Array, index: Array) -> Array:
+        return tf.gather(v, index, batch_dims=1)
+
+    def scatter(self, v: Array, index: Array) -> Array:
+        shape = tf.shape(v, tf.int64)
+        row = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
+        return tf.scatter_nd(tf.stack([row, index], -1), v, shape)
+
+    def cumsum(self, b: Array) -> Array:
+        return tf.cumsum(b, axis=1)
 
     def zeros_like(self, v: Array) -> Array:
         return tf.zeros_like(v)

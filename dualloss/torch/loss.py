@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import TOTAL_LOSS
 from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_options, check_totals, label_error, lay_out
+from ..exact.layout import Layout, Names, check_mergeable, check_options, check_totals, label_error, lay_out
 from ..exact.terms import Inputs
-from ..spec import Spec
+from ..spec import Spec, step_number
 from . import native
+from .distances import distances
 from .ops import TorchOps
 
 _OPS = TorchOps()
 _NAMES = Names("input", "target", "sample_weight")
+_Y_NAMES = Names("y_pred", "y_true", "sample_weight")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -41,7 +43,14 @@ class Loss(nn.Module):
 
     Labels out of range raise a ValueError in eager mode; inside ``torch.compile`` the loss and that position's
     gradient become NaN. If everything is ignored the loss and the gradient are 0.
+
+    Schedules: the loss of a spec with a schedule has a buffer ``step``, int64, at first 0, which ``state_dict`` holds.
+    :meth:`advance` after each step of the optimizer, or ``criterion.step = n``, moves it; nothing else does.
     """
+
+    step: Tensor
+    _weights: Tensor
+    _names = _NAMES
 
     def __init__(self, spec: Spec, *, reduction: str = "mean", numerics: str = "exact", channel_axis: int = 1) -> None:
         super().__init__()
@@ -50,6 +59,12 @@ class Loss(nn.Module):
         self.reduction = reduction
         self.numerics = numerics
         self.channel_axis = channel_axis
+        self._reached = 0  # the step, without a wait for the device that holds the buffer
+        self._scheduled = spec.scheduled
+        if self._scheduled:
+            self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            # float32 numbers, as their bits: half() and the like cast every floating buffer.
+            self.register_buffer("_weights", _bits(spec, 0), persistent=False)
 
     def forward(
         self,
@@ -75,7 +90,7 @@ class Loss(nn.Module):
             ValueError: shapes that do not fit; labels out of range; a target or weight that requires a gradient
                 (exact numerics).
         """
-        layout, target, mask, weight = self._prepare(input, target, sample_weight)
+        layout, target, mask, weight, away = self._prepare(input, target, sample_weight)
         if self.numerics == "native":
             if totals is not None:
                 raise ValueError("totals needs numerics='exact'")
@@ -87,44 +102,92 @@ class Loss(nn.Module):
                 mask=mask,
                 reduction=self.reduction,
                 channel_axis=layout.axis,
+                distances=away,
+                weights=self._native_weights(),
             )
             terms = {name: value.detach() for name, value in terms.items()}
         else:
             if totals is not None:
-                check_totals(totals.shape, str(totals.dtype).removeprefix("torch."), self.spec)
-            for name, value in (("target", target), ("sample_weight", weight)):
+                check_totals(totals.shape, str(totals.dtype).removeprefix("torch."), self.spec, layout.channels)
+            for name, value in ((self._names.target, target), (self._names.weight, weight)):
                 if value is not None and value.requires_grad and torch.is_grad_enabled():
                     raise ValueError(
-                        f"{name} requires a gradient, which exact numerics give for input only: detach() it, or use "
-                        "numerics='native'"
+                        f"{name} requires a gradient, which exact numerics give for {self._names.input} only: detach() "
+                        "it, or use numerics='native'"
                     )
-            loss, values, _ = _Exact.apply(input, target, mask, weight, totals, self.spec, self.reduction, layout)
+            settings = _Settings(self.spec, self.reduction, layout)
+            loss, values, _ = _Exact.apply(
+                settings, input, target, mask, weight, away, totals, self._exact_weights()
+            )
             terms = dict(zip(self.spec.names, values, strict=True)) if return_terms else {}
         return (loss, terms) if return_terms else loss
 
     def sums(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """The exact sums behind the loss: int64 of shape (terms, 2, 12).
+        """The exact sums behind the loss: int64 of shape (K, M, 12), K terms with up to M sums each.
 
-        Sums of parts of a batch (micro-batches, ranks) add, with ``+`` or an all-reduce, to those of the whole,
-        whatever the split. :meth:`from_sums` turns them into the loss; ``totals=`` in :meth:`forward` uses them.
+        M is 2, for values and normaliser, unless a term that is a ratio of sums needs more. Sums of parts of a batch
+        (micro-batches, ranks) add, with ``+`` or an all-reduce, to those of the whole, whatever the split.
+        :meth:`from_sums` turns them into the loss; ``totals=`` in :meth:`forward` uses them.
         """
         self._needs_exact("sums")
-        layout, target, mask, weight = self._prepare(input, target, sample_weight)
+        check_mergeable(self.spec)
+        layout, target, mask, weight, away = self._prepare(input, target, sample_weight)
         with torch.no_grad():
-            return _Exact.apply(input, target, mask, weight, None, self.spec, self.reduction, layout)[2]
+            settings = _Settings(self.spec, self.reduction, layout)
+            return _Exact.apply(settings, input, target, mask, weight, away, None, self._exact_weights())[2]
 
-    def from_sums(self, sums: Tensor) -> Tensor:
-        """The loss (without a gradient) from :meth:`sums`."""
+    def from_sums(self, sums: Tensor, *, return_terms: bool = False) -> Any:
+        """The loss (without a gradient) from :meth:`sums`, and on demand each term's value as in :meth:`forward`."""
         self._needs_exact("from_sums")
         if self.reduction == "none":
             raise ValueError("reduction is 'none', expected 'mean' or 'sum': sums have no map")
-        return engine.from_sums(_OPS, self.spec, sums, self.reduction)[0]
+        check_totals(sums.shape, str(sums.dtype).removeprefix("torch."), self.spec)
+        loss, values = engine.from_sums(_OPS, self.spec, sums, self.reduction, self._exact_weights())
+        return (loss, dict(zip(self.spec.names, values, strict=True))) if return_terms else loss
+
+    @torch.compiler.disable
+    def advance(self, n: int = 1) -> None:
+        """Move the schedules by ``n`` steps. Of a spec without schedules nothing changes.
+
+        Call it where nothing is compiled, after each step of the optimizer: what it changes are values, for which
+        ``torch.compile`` compiles nothing anew.
+        """
+        if self._scheduled:
+            self._move(self._reached + n)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "step" and "step" in self.__dict__.get("_buffers", {}):
+            self._move(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _move(self, step: Any) -> None:
+        self._reached = step_number("step", step)
+        self.step.fill_(self._reached)
+        self._weights.copy_(_bits(self.spec, self._reached))
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if self._scheduled:
+            self._move(self.step)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
+        step = f", step={self._reached}" if self._scheduled else ""
         return (
-            f"{self.spec!r}, reduction={self.reduction!r}, numerics={self.numerics!r}, channel_axis={self.channel_axis}"
+            f"{self.spec!r}, reduction={self.reduction!r}, numerics={self.numerics!r}, "
+            f"channel_axis={self.channel_axis}{step}"
         )
+
+    def _exact_weights(self) -> Tensor | None:
+        """The terms' weights at the step of the schedules; None: those of the spec."""
+        return self._weights.view(torch.float32).to(torch.float64) if self._scheduled else None
+
+    def _native_weights(self) -> list[float | Tensor] | None:
+        if not self._scheduled:
+            return None
+        now = self._weights.view(torch.float32)
+        return [w if isinstance(w, float) else now[k] for k, (w, _) in enumerate(self.spec.parts)]
 
     def _needs_exact(self, what: str) -> None:
         if self.numerics != "exact":
@@ -132,22 +195,29 @@ class Loss(nn.Module):
 
     def _prepare(
         self, input: Tensor, target: Tensor, weight: Tensor | None
-    ) -> tuple[Layout, Tensor, Tensor | None, Tensor | None]:
-        """Check everything; labels as int64, dense targets as floats, mask or weight per position."""
-        for name, value in (("input", input), ("target", target), ("sample_weight", weight)):
-            if not isinstance(value, Tensor) and not (value is None and name == "sample_weight"):
+    ) -> tuple[Layout, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Check everything; labels as int64, dense targets as floats, mask or weight per position, distances."""
+        names = self._names
+        for name, value in ((names.input, input), (names.target, target), (names.weight, weight)):
+            if not isinstance(value, Tensor) and not (value is None and name == names.weight):
                 raise TypeError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
         if input.dtype not in _FLOATS:
-            raise TypeError(f"input has dtype {input.dtype}, expected float16, bfloat16 or float32")
+            raise TypeError(f"{names.input} has dtype {input.dtype}, expected float16, bfloat16 or float32")
         if input.device.type == "mps" and self.numerics == "exact":
             raise TypeError("exact numerics need float64, which the device mps lacks; use numerics='native'")
         layout = lay_out(
-            self.spec, input.shape, target.shape, None if weight is None else weight.shape, self.channel_axis, _NAMES
+            self.spec,
+            input.shape,
+            target.shape,
+            None if weight is None else weight.shape,
+            self.channel_axis,
+            names,
+            mask=weight is not None and weight.dtype == torch.bool,
         )
-        _check_dtype("target", target, layout.labels)
+        _check_dtype(names.target, target, layout.labels)
         mask = None
         if weight is not None:
-            _check_dtype("sample_weight", weight, False)
+            _check_dtype(names.weight, weight, False)
             if layout.per_sample:
                 positions = [n for a, n in enumerate(input.shape) if a != layout.axis]
                 weight = weight.reshape(positions[0], *(1 for _ in positions[1:])).expand(positions)
@@ -157,34 +227,38 @@ class Loss(nn.Module):
                 weight = weight.to(torch.float32)
         if layout.labels:
             target = target.to(torch.int64)
-            _check_labels(target, layout.channels, self.spec.ignore_index, mask)
+            _check_labels(target, layout.channels, self.spec.ignore_index, mask, names)
         elif target.dtype not in _FLOATS:
             target = target.to(torch.float32)
-        return layout, target, mask, weight
+        away = None
+        if any(term.needs_distances for _, term in self.spec.parts):
+            away = distances(target, mask, self.spec.ignore_index, layout.labels, layout.channels, layout.axis)
+        return layout, target, mask, weight, away
+
+
+class _Settings(NamedTuple):
+    """What is no tensor."""
+
+    spec: Spec
+    reduction: str
+    layout: Layout
 
 
 class _Exact(torch.autograd.Function):
-    """Loss, terms and sums of the exact numerics; the gradient is computed beside them, not by autograd."""
+    """Loss, terms and sums of the exact numerics; the gradient is computed beside them, not by autograd.
+
+    The tensors are those of :func:`_evaluate`.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        weight: Tensor | None,
-        totals: Tensor | None,
-        spec: Spec,
-        reduction: str,
-        layout: Layout,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        result = _evaluate(input, target, mask, weight, totals, spec, reduction, layout)
-        loss, terms = result.loss, result.terms
-        ctx.settings = (spec, reduction, layout)
-        if reduction == "none":  # a stencil spreads the upstream gradient, so it must wait for that
-            loss, terms = loss.squeeze(layout.axis), terms.squeeze(layout.axis + 1)
-            ctx.save_for_backward(input, target, mask, weight, totals)
-        elif ctx.needs_input_grad[0]:
+    def forward(ctx: Any, settings: _Settings, input: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        result = _evaluate(settings, input, *others)
+        loss, terms, axis = result.loss, result.terms, settings.layout.axis
+        ctx.settings = settings
+        if settings.reduction == "none":  # a stencil spreads the upstream gradient, so it must wait for that
+            loss, terms = loss.squeeze(axis), terms.squeeze(axis + 1)
+            ctx.save_for_backward(input, *others)
+        elif ctx.needs_input_grad[1]:
             ctx.save_for_backward(input, result.gradient(None).reshape(input.shape))
         ctx.mark_non_differentiable(terms, result.sums)
         ctx.set_materialize_grads(False)
@@ -192,23 +266,19 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if upstream is None:
-            return (None,) * 8
-        return (_Gradient.apply(ctx.settings, upstream, *ctx.saved_tensors), *(None,) * 7)
+        gradient = None if upstream is None else _Gradient.apply(ctx.settings, upstream, *ctx.saved_tensors)
+        return None, gradient, *(None,) * (len(ctx.needs_input_grad) - 2)
 
 
 class _Gradient(torch.autograd.Function):
     """Upstream times gradient, rounded to the input's dtype. It depends on the input, but knows no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, settings: tuple[Spec, str, Layout], upstream: Tensor, input: Tensor, *saved: Any) -> Tensor:
-        spec, reduction, layout = settings
+    def forward(ctx: Any, settings: _Settings, upstream: Tensor, input: Tensor, *saved: Any) -> Tensor:
         scale: Tensor | None = upstream
-        if reduction == "none":
-            spread = functions.load(_OPS, upstream.unsqueeze(layout.axis))
-            target, mask, weight, totals = saved
-            result = _evaluate(input, target, mask, weight, totals, spec, reduction, layout)
-            scale, gradient = None, result.gradient(spread).reshape(input.shape)
+        if settings.reduction == "none":
+            spread = functions.load(_OPS, upstream.unsqueeze(settings.layout.axis))
+            scale, gradient = None, _evaluate(settings, input, *saved).gradient(spread).reshape(input.shape)
         else:
             (gradient,) = saved
         return engine.backward(_OPS, scale, gradient, str(input.dtype).removeprefix("torch."))
@@ -222,22 +292,30 @@ class _Gradient(torch.autograd.Function):
 
 
 def _evaluate(
+    settings: _Settings,
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
     weight: Tensor | None,
+    distances: Tensor | None,
     totals: Tensor | None,
-    spec: Spec,
-    reduction: str,
-    layout: Layout,
+    weights: Tensor | None,
 ) -> engine.Evaluation:
+    spec, reduction, layout = settings
     axis = layout.axis
     mask = None if mask is None else mask.unsqueeze(axis)
     weight = None if weight is None else functions.load(_OPS, weight.unsqueeze(axis))
     target = target.unsqueeze(axis) if layout.labels else _shaped(target)
     dense, valid = engine.targets(_OPS, target, layout.labels, layout.channels, axis, spec.ignore_index, mask)
-    inputs = Inputs(_OPS, functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial, weight)
-    return engine.evaluate(_OPS, spec, inputs, reduction, totals)
+    away = None if distances is None else functions.load(_OPS, distances)
+    inputs = Inputs(_OPS, functions.load(_OPS, _shaped(input)), dense, valid, axis, layout.spatial, weight, away)
+    return engine.evaluate(_OPS, spec, inputs, reduction, totals, weights)
+
+
+class _TotalLoss(Loss):
+    """A loss that speaks of its arguments as :func:`total_loss` calls them."""
+
+    _names = _Y_NAMES
 
 
 def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -250,7 +328,12 @@ def total_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     Returns:
         The mean, a float32 scalar, with the same bits as ``dualloss.tf.total_loss`` of the same values.
     """
-    return Loss(TOTAL_LOSS)(y_pred, y_true)
+    return _TotalLoss(TOTAL_LOSS)(y_pred, y_true)
+
+
+def _bits(spec: Spec, step: int) -> Tensor:
+    """The weights at a step, float32, as int32."""
+    return torch.tensor(engine.numbers(spec, step), dtype=torch.float32).view(torch.int32)
 
 
 def _shaped(x: Tensor) -> Tensor:
@@ -269,7 +352,7 @@ def _check_dtype(name: str, value: Tensor, labels: bool) -> None:
         )
 
 
-def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tensor | None) -> None:
+def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tensor | None, names: Names) -> None:
     """Inside a compiled graph values cannot be looked at; there the position becomes NaN."""
     if torch.compiler.is_compiling():
         return
@@ -280,4 +363,4 @@ def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tenso
         wrong &= mask
     if wrong.any():
         where = tuple(wrong.nonzero()[0].tolist())
-        raise label_error(int(target[where]), where, channels, ignore, _NAMES)
+        raise label_error(int(target[where]), where, channels, ignore, names)

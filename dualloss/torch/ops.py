@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,9 @@ class TorchOps:
     def abs(self, v: Array) -> Array:
         return v.abs()
 
+    def sqrt(self, v: Array) -> Array:
+        return v.sqrt()
+
     def isnan(self, v: Array) -> Array:
         return v.isnan()
 
@@ -108,6 +112,33 @@ class TorchOps:
 
     def cut(self, v: Array, axis: int, start: int | None, stop: int | None) -> Array:
         return v[(slice(None),) * axis + (slice(start, stop),)]
+
+    def pad(self, v: Array, axis: int, before: int, after: int) -> Array:
+        return torch.nn.functional.pad(v, [0, 0] * (v.ndim - 1 - axis) + [before, after])
+
+    def transpose(self, v: Array, order: Sequence[int]) -> Array:
+        return v.permute(*order)
+
+    def reshape(self, v: Array, sizes: Sequence[int]) -> Array:
+        return v.reshape(*sizes)
+
+    def rows(self, v: Array, axes: int) -> Array:
+        return v.reshape(math.prod(v.shape[:axes]), math.prod(v.shape[axes:]))
+
+    def shaped(self, v: Array, like: Array) -> Array:
+        return v.reshape(like.shape)
+
+    def order(self, b: Array) -> Array:
+        return torch.sort(b, dim=1, descending=True, stable=True).indices
+
+    def gather(self, v: Array, index: Array) -> Array:
+        return v.gather(1, index)
+
+    def scatter(self, v: Array, index: Array) -> Array:
+        return torch.zeros_like(v).scatter(1, index, v)
+
+    def cumsum(self, b: Array) -> Array:
+        return b.cumsum(dim=1)
 
     def zeros_like(self, v: Array) -> Array:
         return torch.zeros_like(v)

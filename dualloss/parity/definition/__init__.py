@@ -6,28 +6,29 @@ integers and fractions: the roundings, the sums and the kept bits of exp and log
 that come in and go out.
 """
 
-from . import classification, regression, segmentation  # noqa: F401  (they register their terms)
-from .core import (
-    TERMS,
-    Batch,
-    Result,
-    Term,
+from . import classification, penalties, region, regression, segmentation  # noqa: F401  (they register their terms)
+from .arithmetic import (
     asum,
     bfloat16,
     bits,
     chop,
-    evaluate,
+    ex_star,
     exact_sum,
     exp_star,
     float16,
     float32,
+    ln1p_star,
+    ln_star,
     load,
     log1p_star,
+    pow_star,
 )
+from .core import TERMS, Batch, Ratio, Result, Term, evaluate, penalty
 
 __all__ = [
     "TERMS",
     "Batch",
+    "Ratio",
     "Result",
     "Term",
     "asum",
@@ -35,10 +36,15 @@ __all__ = [
     "bits",
     "chop",
     "evaluate",
+    "ex_star",
     "exact_sum",
     "exp_star",
     "float16",
     "float32",
+    "ln1p_star",
+    "ln_star",
     "load",
     "log1p_star",
+    "penalty",
+    "pow_star",
 ]

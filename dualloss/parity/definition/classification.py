@@ -4,91 +4,352 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .core import (
-    NAN,
-    Batch,
-    Term,
-    asum,
-    chop,
-    each_channel,
-    exact_sum,
-    exp_star,
-    float32,
-    implements,
-    log1p_star,
-    pointwise,
-    softmax,
-    times,
-)
+from .activations import fine_softmax, sigmoid, softmax, through_softmax
+from .arithmetic import INF, NAN, asum, chop, divide, ex_star, float32, ln1p_star, ln_star, pow_star, times
+from .core import Batch, Rows, Term, by_element, by_position, implements, over_channels, pointwise
+
+# ------------------------------------------------------------------------------------------------------------
+# What several terms use
 
 
-@implements("CrossEntropy", about_classes=True)
+def _constants(given: Any, channels: int) -> list[float] | None:
+    """An option that is None, one number for all channels or one for each: float32, by channel."""
+    if given is None:
+        return None
+    return [float32(v) for v in (given if isinstance(given, Sequence) else [given] * channels)]
+
+
+def _weighted(constants: list[float] | None, t: list[float]) -> list[float]:
+    """The constants ⊗ t, or t without."""
+    return t if constants is None else [times(w, tc) for w, tc in zip(constants, t, strict=True)]
+
+
+def _smoothed(t: float, epsilon: float, answers: int) -> float:
+    """t' of so many answers."""
+    return t if epsilon == 0 else chop(float32(1 - epsilon) * t + float32(epsilon / answers))
+
+
+def _log(p: float, r: float) -> float:
+    """ln(p; r)."""
+    return ln1p_star(0 - r) if r <= 0.25 else ln_star(p)
+
+
+@dataclass(frozen=True)
+class _Clipped:
+    """Probabilities, one channel: p, r and whether it is inside."""
+
+    p: float
+    r: float
+    inside: bool
+
+
+def _clipped(y: float, rest: float, clip: float) -> _Clipped:
+    """Of y and 1 - y."""
+    least, most = float32(clip), float32(1 - clip)
+    if y < least:
+        return _Clipped(least, 1 - least, False)
+    return _Clipped(most, 1 - most, False) if rest < 1 - most else _Clipped(y, rest, True)
+
+
+def _back(z: float | None, y: list[float], h: list[float]) -> list[float]:
+    """back(h); no Z where nothing is divided by it."""
+    if z is None:
+        return [0 - hc for hc in h]
+    total = asum([hc * yc for hc, yc in zip(h, y, strict=True)])
+    return [(total - hc) / z for hc in h]
+
+
+def _probabilities(x: list[float], before: bool) -> tuple[float | None, list[float]] | None:
+    """Z where it divides, and y; None where bad."""
+    z = asum(x)
+    if not all(abs(v) < INF for v in x) or (before and z == 0):  # NaN is not below an infinity
+        return None
+    return (z, [v / z for v in x]) if before else (None, x)
+
+
+def _answered(targets: list[float], n: list[float]) -> list[float]:
+    """The targets times n, 0 where there is no target."""
+    return [0.0 if u == 0 else u * v for u, v in zip(targets, n, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Classes
+
+
+@implements("CrossEntropy")
 def cross_entropy(options: Any, batch: Batch) -> Term:
-    """docs/numerics/classification.md, CrossEntropy."""
+    """CrossEntropy."""
     classes = batch.channels
-    weights = None if options.class_weights is None else [float32(w) for w in options.class_weights]
-    if weights is not None and len(weights) != classes:
-        raise ValueError(f"class_weights has {len(weights)} numbers, expected {classes}")
-    epsilon = options.label_smoothing
-    keep, spread = float32(1 - epsilon), float32(epsilon / classes)
-
-    values, gradients = [], []
+    weights = _constants(options.class_weights, classes)
+    values: list[float] = []
+    gradients: Rows = []
     for x, t in zip(batch.x, batch.t, strict=True):
-        soft = softmax(x)
-        if soft is None:
+        u = _weighted(weights, [_smoothed(tc, options.label_smoothing, classes) for tc in t])
+        total = asum(u)
+        if options.inputs == "logits":
+            soft = softmax(x)
+            n = [soft.log_sum - dc for dc in soft.d]
+            g = [times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, soft.rest, strict=True)]
+            values.append(NAN if soft.bad else chop(asum(_answered(u, n))))
+            gradients.append([NAN] * classes if soft.bad else g)
+            continue
+        given = _probabilities(x, options.renormalize == "before")
+        if given is None:
             values.append(NAN)
             gradients.append([NAN] * classes)
             continue
-        d, log_sum = soft.d, soft.log_sum
-        smoothed = t if epsilon == 0 else [chop(keep * tc + spread) for tc in t]
-        u = smoothed if weights is None else [times(w, v) for w, v in zip(weights, smoothed, strict=True)]
-        terms = [0.0 if uc == 0 else uc * (log_sum - dc) for uc, dc in zip(u, d, strict=True)]
-        values.append(chop(asum(terms)))
-        total = asum(u)
-        not_p = [
-            soft.others / soft.whole if dc == 0 else (soft.whole - ec) / soft.whole
-            for dc, ec in zip(d, soft.e, strict=True)
-        ]
-        gradients.append([times(pc, total - uc) - times(uc, rc) for pc, uc, rc in zip(soft.p, u, not_p, strict=True)])
+        z, y = given
+        at = [_clipped(v, 1 - v, options.clip) for v in y]
+        h = [uc if math.isnan(uc) else chop(uc / v.p) if v.inside else 0.0 for uc, v in zip(u, at, strict=True)]
+        n = [0 - _log(v.p, v.r) for v in at]
+        if options.renormalize == "after":
+            z_after = asum([v.p for v in at])
+            h = [hc - total / z_after if v.inside else hc for hc, v in zip(h, at, strict=True)]
+            n = [ln1p_star(chop((z_after - v.p) / v.p)) for v in at]
+        values.append(chop(asum(_answered(u, n))))
+        gradients.append(_back(z, y, h))
+    return Term(values, batch.valid, None, pointwise(gradients), _says(weights, batch))
 
-    if options.normalizer == "elements":
-        normalizer = float(batch.n)
-    elif options.normalizer == "valid" or weights is None:
-        normalizer = float(sum(batch.valid))
-    else:
-        normalizer = exact_sum(
-            asum([times(w, tc) for w, tc in zip(weights, t, strict=True)])
-            for t, valid in zip(batch.t, batch.valid, strict=True)
-            if valid
-        )
-    return Term(values, batch.valid, normalizer, False, pointwise(gradients))
+
+def _says(weights: list[float] | None, batch: Batch) -> list[float] | None:
+    """For the normaliser "weights"."""
+    return None if weights is None else [asum(_weighted(weights, t)) for t in batch.t]
+
+
+@implements("NegativeLogLikelihood")
+def negative_log_likelihood(options: Any, batch: Batch) -> Term:
+    """NegativeLogLikelihood."""
+    weights = _constants(options.class_weights, batch.channels)
+    u = [_weighted(weights, t) for t in batch.t]
+    values = [chop(asum(_answered(ui, [0 - xc for xc in x]))) for x, ui in zip(batch.x, u, strict=True)]
+    gradients = [[0 - uc for uc in ui] for ui in u]
+    return Term(values, batch.valid, None, pointwise(gradients), _says(weights, batch))
+
+
+@implements("Focal")
+def focal(options: Any, batch: Batch) -> Term:
+    """Focal."""
+    classes, gamma = batch.channels, float32(options.gamma)
+    alpha = _constants(options.alpha, classes)
+    softs = [softmax(x) for x in batch.x] if options.inputs == "logits" else None
+    clipping = softs is None or options.clip_softmax
+    parts: Rows = []
+    slopes: Rows = []  # g, but for clip_softmax that for the softmax
+    for i, (x, t) in enumerate(zip(batch.x, batch.t, strict=True)):
+        a = _weighted(alpha, [_smoothed(tc, options.label_smoothing, classes) for tc in t])
+        z = None
+        if softs is None:
+            given = _probabilities(x, options.renormalize)
+            bad, (z, y) = given is None, given or (None, [NAN] * classes)
+            rest = [1 - v for v in y]
+        else:
+            bad, y, rest = softs[i].bad, softs[i].p, softs[i].rest
+        if bad:
+            parts.append([NAN] * classes)
+            slopes.append([NAN] * classes)
+            continue
+        if softs is not None and not clipping:
+            p, n = y, [softs[i].log_sum - dc for dc in softs[i].d]
+            inside = [True] * classes
+        else:
+            at = [_clipped(yc, rc, options.clip) for yc, rc in zip(y, rest, strict=True)]
+            p, rest, inside = [v.p for v in at], [v.r for v in at], [v.inside for v in at]
+            n = [0 - _log(v.p, v.r) for v in at]
+        f = [pow_star(rc, gamma) for rc in rest]
+        parts.append([0.0 if ac == 0 else times(ac, fc) * nc for ac, fc, nc in zip(a, f, n, strict=True)])
+        w = [
+            0.0 if rc == 0 or gamma == 0 or pc == 0 else times(gamma, times(fc, nc / rc))
+            for rc, pc, fc, nc in zip(rest, p, f, n, strict=True)
+        ]
+        if not clipping:
+            e = [0.0 if ac == 0 else times(ac, times(pc, wc) + fc) for ac, pc, wc, fc in zip(a, p, w, f, strict=True)]
+            total = asum(e)
+            slopes.append([times(pc, total - ec) - times(ec, rc) for pc, ec, rc in zip(p, e, rest, strict=True)])
+        else:
+            h = [
+                ac if math.isnan(ac) else times(ac, wc + chop(fc / pc)) if ac != 0 and within else 0.0
+                for ac, within, wc, fc, pc in zip(a, inside, w, f, p, strict=True)
+            ]
+            slopes.append(_back(z, y, h))
+    value, share = over_channels(options, batch, parts)
+    through = softs if clipping else None
+
+    def gradient(c: list[float]) -> Rows:
+        g = pointwise(slopes)(c)
+        return g if through is None else [through_softmax(soft, row) for soft, row in zip(through, g, strict=True)]
+
+    return Term(value, batch.valid, share, gradient)
+
+
+@implements("KLDivergence")
+def kl_divergence(options: Any, batch: Batch) -> Term:
+    """KLDivergence."""
+    least = float32(options.clip)
+    parts: Rows = []
+    gradients: Rows = []
+    for x, t in zip(batch.x, batch.t, strict=True):
+        if options.log_target:
+            tau, q = [ex_star(tc) for tc in t], t
+        else:
+            tau = [0.0 if tc <= 0 else tc for tc in t]
+            if options.inputs == "probabilities":
+                tau = [_limited(tc, least) for tc in t]
+            q = [ln_star(v) for v in tau]
+        if options.inputs == "logits":
+            soft = fine_softmax(x)
+            n = [soft.log_sum - dc for dc in soft.d]
+            total = asum(tau)
+            g = [times(pc, total - v) - times(v, rc) for pc, v, rc in zip(soft.p, tau, soft.rest, strict=True)]
+            hidden = [soft.bad] * batch.channels
+        elif options.inputs == "log_probabilities":
+            n, g = [0 - xc for xc in x], [0 - v for v in tau]
+            hidden = [False] * batch.channels
+        else:
+            y = [_limited(xc, least) for xc in x]
+            n = [0 - ln_star(yc) for yc in y]
+            g = [0 - v / yc if least <= xc <= 1 else 0.0 for v, yc, xc in zip(tau, y, x, strict=True)]
+            hidden = [math.isnan(xc) for xc in x]
+        p = [0.0 if v == 0 else v * (qc + nc) for v, qc, nc in zip(tau, q, n, strict=True)]
+        parts.append([NAN if nan or math.isnan(tc) else v for v, nan, tc in zip(p, hidden, t, strict=True)])
+        gradients.append([NAN if nan or math.isnan(tc) else v for v, nan, tc in zip(g, hidden, t, strict=True)])
+    return by_position(options, batch, parts, gradients)
+
+
+def _limited(v: float, least: float) -> float:
+    """v limited to [least, 1]; NaN stays."""
+    return least if v < least else 1.0 if v > 1 else v
+
+
+@implements("CategoricalHinge")
+def categorical_hinge(options: Any, batch: Batch) -> Term:
+    """CategoricalHinge."""
+    values: list[float] = []
+    gradients: Rows = []
+    for x, t in zip(batch.x, batch.t, strict=True):
+        v = [0.0 if tc == 1 else times(1 - tc, xc) for xc, tc in zip(x, t, strict=True)]
+        most = max(v)
+        k = sum(vc == most for vc in v)
+        m = (most - asum([0.0 if tc == 0 else tc * xc for xc, tc in zip(x, t, strict=True)])) + 1
+        if any(math.isnan(vc) for vc in v) or math.isnan(m):
+            values.append(NAN)
+            gradients.append([NAN] * batch.channels)
+            continue
+        values.append(chop(m) if m > 0 else 0.0)
+        g = [((1 - tc) / k if vc == most else 0.0) - tc for vc, tc in zip(v, t, strict=True)]
+        gradients.append(g if m >= 0 else [0.0] * batch.channels)
+    return Term(values, batch.valid, None, pointwise(gradients))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Every channel a question of its own
 
 
 @implements("BinaryCrossEntropy")
 def binary_cross_entropy(options: Any, batch: Batch) -> Term:
-    """docs/numerics/classification.md, BinaryCrossEntropy."""
-    epsilon = options.label_smoothing
-    keep, spread = float32(1 - epsilon), float32(epsilon / 2)
-    positive = options.pos_weight
-    if positive is not None and not isinstance(positive, Sequence):
-        positive = [positive] * batch.channels
-    if positive is not None and len(positive) != batch.channels:
-        raise ValueError(f"pos_weight has {len(positive)} numbers, expected {batch.channels}")
+    """BinaryCrossEntropy."""
+    positive = _constants(options.pos_weight, batch.channels)
+    weights = _constants(options.class_weights, batch.channels)
+    ignored = None if options.ignore_value is None else float32(options.ignore_value)
 
     def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
-        if math.isnan(x):
+        if ignored is not None and t == ignored:
+            return (0.0, 0.0), 0.0
+        outside = options.inputs == "probabilities" and options.clip is None and not 0 <= x <= 1
+        if math.isnan(x) or math.isnan(t) or outside:
             return (NAN, NAN), NAN
-        smoothed = t if epsilon == 0 else chop(keep * t + spread)
-        alpha = smoothed if positive is None else times(float32(positive[channel]), smoothed)
+        smoothed = _smoothed(t, options.label_smoothing, 2)
+        alpha = smoothed if positive is None else times(positive[channel], smoothed)
         beta = 1 - smoothed
-        v = exp_star(-abs(x))
-        log_sum = log1p_star(v)
-        sigma = 1 / (1 + v) if x >= 0 else v / (1 + v)
-        sigma_bar = v / (1 + v) if x >= 0 else 1 / (1 + v)
-        a = 0.0 if alpha == 0 else alpha * ((-x if x < 0 else 0.0) + log_sum)
-        b = 0.0 if beta == 0 else beta * ((x if x > 0 else 0.0) + log_sum)
-        return (a, b), times(beta, sigma) - times(alpha, sigma_bar)
+        if weights is not None:
+            alpha, beta = times(weights[channel], alpha), times(weights[channel], beta)
+        if options.inputs == "logits":
+            s = sigmoid(x)
+            yes, no = s.n_plus, s.n_minus
+            g = times(beta, s.sigma) - times(alpha, s.sigma_bar)
+        elif options.clip is not None:
+            at = _clipped(x, 1 - x, options.clip)
+            yes, no = 0 - _log(at.p, at.r), 0 - _log(at.r, at.p)
+            g = chop(beta / at.r) - chop(alpha / at.p) if at.inside else 0.0
+        else:
+            yes, no = min(0 - ln_star(x), 100.0), min(0 - ln1p_star(0 - x), 100.0)
+            g = (x - smoothed) / max(x * (1 - x), float32(1e-12))
+            g = g if weights is None else times(weights[channel], g)
+        return (0.0 if alpha == 0 else alpha * yes, 0.0 if beta == 0 else beta * no), g
 
-    return each_channel(batch, one)
+    return by_element(options, batch, one)
+
+
+@implements("BinaryFocal")
+def binary_focal(options: Any, batch: Batch) -> Term:
+    """BinaryFocal."""
+    gamma = float32(options.gamma)
+    weights = _constants(options.class_weights, batch.channels)
+
+    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
+        if math.isnan(x) or math.isnan(t) or (options.inputs == "probabilities" and not 0 <= x <= 1):
+            return (NAN,), NAN
+        yes = _smoothed(t, options.label_smoothing, 2)
+        no = 1 - yes
+        a = 1.0
+        if options.alpha is not None:
+            a = times(float32(options.alpha), yes) + times(float32(1 - options.alpha), no)
+        if weights is not None:
+            a = weights[channel] if options.alpha is None else times(weights[channel], a)
+        if options.inputs == "logits":
+            of_x = sigmoid(x)
+            sigma, sigma_bar, n_plus, n_minus = of_x.sigma, of_x.sigma_bar, of_x.n_plus, of_x.n_minus
+            slope = times(no, sigma) - times(yes, sigma_bar)
+            change = times(no - yes, times(sigma, sigma_bar))
+        else:
+            at = _clipped(x, 1 - x, options.clip)
+            sigma, sigma_bar, n_plus, n_minus = x, 1 - x, 0 - _log(at.p, at.r), 0 - _log(at.r, at.p)
+            slope = chop(no / at.r) - chop(yes / at.p) if at.inside else 0.0
+            change = no - yes
+        s = times(yes, sigma_bar) + times(no, sigma)
+        f = pow_star(s, gamma)
+        b = chop((0.0 if yes == 0 else times(yes, n_plus)) + (0.0 if no == 0 else times(no, n_minus)))
+        p = 0.0 if times(a, f) == 0 else times(a, f) * b
+        w = 0.0 if s == 0 or gamma == 0 or b == INF else times(gamma, times(f, b / s))
+        return (p,), times(a, times(f, slope) + times(w, change))
+
+    return by_element(options, batch, one)
+
+
+@implements("Poisson")
+def poisson(options: Any, batch: Batch) -> Term:
+    """Poisson."""
+    epsilon = float32(options.epsilon)
+    two_pi = float.fromhex("0x1.921fb54442d18p+2")
+
+    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
+        if options.inputs == "log_rate":
+            rate = ex_star(x)
+            p, g = [rate, 0.0 if t == 0 else 0 - t * x], rate - t
+        else:
+            y = x + epsilon
+            p, g = [x, 0.0 if t == 0 else 0 - t * ln_star(y)], 1.0 if t == 0 else 1 - divide(t, y)
+        if options.full:
+            p += [t * ln_star(t), 0 - t, 0.5 * ln_star(times(t, two_pi))] if t > 1 else [0.0, 0.0, 0.0]
+        return tuple(p), g
+
+    return by_element(options, batch, one)
+
+
+@implements("Hinge", "SquaredHinge")
+def hinge(options: Any, batch: Batch) -> Term:
+    """Hinge, SquaredHinge."""
+    squared = type(options).__name__ == "SquaredHinge"
+
+    def one(channel: int, x: float, t: float) -> tuple[tuple[float, ...], float]:
+        side = -1.0 if t == 0 else t
+        m = 1 - times(side, x)
+        if math.isnan(m):
+            return (NAN,), NAN
+        if squared:
+            return (m * m if m > 0 else 0.0,), times(m, side) * -2 if m > 0 else 0.0
+        return (m if m > 0 else 0.0,), 0 - side if m >= 0 else 0.0
+
+    return by_element(options, batch, one)

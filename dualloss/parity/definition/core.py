@@ -1,17 +1,15 @@
-"""Sections 1, 2 and 4 of docs/numerics.md, and what several terms use."""
+"""Sections 2 and 4 of docs/numerics.md, and what a term gives (3)."""
 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from decimal import Context, Decimal
-from fractions import Fraction
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from .arithmetic import NAN, asum, bfloat16, chop, exact_sum, float16, float32, load, times
 
 if TYPE_CHECKING:
     from dualloss.spec import Spec
@@ -22,157 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Rows = list[list[float]]
 """Numbers by position, then by channel."""
 
-NAN, INF = math.nan, math.inf
-
-# ------------------------------------------------------------------------------------------------------------
-# 1. Notation
-
-
-def bits(v: float) -> int:
-    """The 64 bits of a float64 as a signed integer."""
-    return int(struct.unpack("<q", struct.pack("<d", v))[0])
-
-
-def value(b: int) -> float:
-    """The float64 of these 64 bits."""
-    return float(struct.unpack("<d", struct.pack("<q", b))[0])
-
-
-def chop(v: float) -> float:
-    """The leading 48 significant bits of a float64, rounded toward zero."""
-    return value(bits(v) & ~0b11111)
-
-
-def times(a: float, b: float) -> float:
-    """The page's circled product: chop(a * b)."""
-    return chop(a * b)
-
-
-def floor_log2(v: Fraction) -> int:
-    """The largest integer e with 2^e <= v, for v > 0."""
-    e = v.numerator.bit_length() - v.denominator.bit_length()
-    return e if Fraction(2) ** e <= v else e - 1
-
-
-def _nearest(v: float, digits: int, unit: int, end: int) -> float:
-    """The multiple of 2^unit, of at most `digits` significant bits, that is nearest to v; ties to even.
-
-    A result of 2^end or more is an infinity. Zero has no sign and NaN no payload.
-    """
-    if math.isnan(v):
-        return NAN
-    if v == 0 or math.isinf(v):
-        return v if v else 0.0
-    exact = Fraction(v)
-    step = Fraction(2) ** max(floor_log2(abs(exact)) - (digits - 1), unit)
-    result = round(exact / step) * step  # round() of a Fraction takes ties to even
-    if abs(result) >= Fraction(2) ** end:
-        return math.copysign(INF, v)
-    return float(result)
-
-
-def float32(v: float) -> float:
-    """The nearest float32; +0 below 2^-126. Also of an integer of any size."""
-    return 0.0 if abs(v) < 2.0**-126 else _nearest(v, digits=24, unit=-149, end=128)
-
-
-def bfloat16(v: float) -> float:
-    """The nearest bfloat16; +0 below 2^-126."""
-    return 0.0 if abs(v) < 2.0**-126 else _nearest(v, digits=8, unit=-133, end=128)
-
-
-def float16(v: float) -> float:
-    """The nearest float16, subnormals kept."""
-    return _nearest(v, digits=11, unit=-24, end=16)
-
-
 NARROW: dict[str, Callable[[float], float]] = {"float16": float16, "bfloat16": bfloat16, "float32": float32}
-
-
-def load(v: float) -> float:
-    """1.1: a float16, bfloat16 or float32 that comes in; +0 below 2^-126."""
-    return 0.0 if abs(v) < 2.0**-126 else v
-
-
-# ------------------------------------------------------------------------------------------------------------
-# 1.2, 1.3: exp* and log1p*
-
-# Enough digits for an exact 1 + q (up to 141 decimal places), and far more than the 19 or so that decide.
-_DECIMAL = Context(prec=200)
-
-
-def _keep_bits(bits: int, true: Fraction, raise_by: int) -> float:
-    """The largest number of so many bits not above true + raise_by * ulp64; ulp64 is that of true's binade."""
-    raised = true + raise_by * Fraction(2) ** (floor_log2(true) - 52)
-    step = Fraction(2) ** (floor_log2(raised) - (bits - 1))
-    return float(raised // step * step)
-
-
-@cache
-def _exp_kept(k: int) -> float:
-    """E of 1.2, for exp(k 2^-10)."""
-    return _keep_bits(33, Fraction(_DECIMAL.exp(Decimal(k * 2.0**-10))), 535902)
-
-
-@cache
-def _log1p_kept(q: float) -> float:
-    """Λ of 1.3, for log1p(q)."""
-    if q == 0:
-        return 0.0
-    return _keep_bits(28, Fraction(_DECIMAL.ln(_DECIMAL.add(Decimal(1), Decimal(q)))), 17772251)
-
-
-def exp_star(d: float) -> float:
-    """exp(d) for d <= 0."""
-    if math.isnan(d):
-        return NAN
-    z = d if d >= -88 else -88.0
-    y = z * 2.0**10
-    k = round(y)
-    r = (y - k) * 2.0**-10
-    e_kept = _exp_kept(k)
-    e = e_kept + times(e_kept, r + times(r, r) * 0.5)
-    return 0.0 if k < -89432 else e
-
-
-def log1p_star(s: float) -> float:
-    """log(1 + s) for 0 <= s < 2^24."""
-    q = value((bits(s) + 2**36) & ~(2**37 - 1))
-    return _log1p_kept(q) + (s - q) / (1 + q)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# 1.4, 1.5: sums
-
-
-def asum(*lists: Sequence[float]) -> float:
-    """The sum along the channels of one position."""
-    terms = [v for one in lists for v in one]
-    infinities = {v for v in terms if math.isinf(v)}
-    if any(math.isnan(v) for v in terms) or len(infinities) == 2:
-        return NAN
-    if infinities:
-        return infinities.pop()
-    largest = max(abs(v) for v in terms)
-    b = len(terms).bit_length()
-    e = -600 if largest == 0 else max(floor_log2(Fraction(largest)), -600)
-    return sum(round(v * 2.0 ** (51 - b - e)) for v in terms) * 2.0 ** (e - 51 + b)
-
-
-def exact_sum(values: Iterable[float]) -> float:
-    """The sum over positions: exact over multiples of 2^-160, then rounded once."""
-    total, infinities, nan = 0, set(), False
-    for v in values:
-        if math.isnan(v):
-            nan = True
-        elif abs(v) >= 2.0**128:
-            infinities.add(math.copysign(INF, v))
-        else:
-            total += math.trunc(Fraction(v) * 2**160)
-    if nan or len(infinities) == 2:
-        return NAN
-    return infinities.pop() if infinities else total / 2**160  # int / int rounds once, to nearest even
-
 
 # ------------------------------------------------------------------------------------------------------------
 # 1.1, 2: what comes in
@@ -189,6 +37,7 @@ class Batch:
     x: Rows
     t: Rows
     valid: list[bool]
+    weights: list[float] | None = None  # the sample weights; a mask is in `valid`
 
     @property
     def n(self) -> int:
@@ -253,13 +102,51 @@ def _one_hot(
 
 @dataclass(frozen=True)
 class Term:
-    """What a term gives: `gradient` maps a coefficient c for each position to the gradient."""
+    """What a term with a value at every position gives.
+
+    Attributes:
+        value: V.
+        counts: which positions count.
+        share: I for a mean over channels, else None.
+        gradient: from a coefficient c for each position to the gradient.
+        says: what the normaliser "weights" sums; None: nothing.
+    """
 
     value: list[float]
     counts: list[bool]
-    normalizer: float
-    mean_over_channels: bool
+    share: float | None
     gradient: Callable[[list[float]], Rows]
+    says: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What a term that is a ratio of sums gives.
+
+    Attributes:
+        value: M by reduction, "mean" or "sum".
+        gradient: from the weight of the term and the reduction to the gradient.
+    """
+
+    value: Callable[[str], float]
+    gradient: Callable[[float, str], Rows]
+
+
+Implementation = Callable[[Any, Batch], Term | Ratio]
+
+TERMS: dict[str, Implementation] = {}
+"""The function of each class of terms: (its options, the batch) -> what it gives."""
+
+
+def implements(*names: str) -> Callable[[Implementation], Implementation]:
+    """Register the function of the classes of terms of these names."""
+
+    def register(function: Implementation) -> Implementation:
+        for name in names:
+            TERMS[name] = function
+        return function
+
+    return register
 
 
 def pointwise(g: Rows) -> Callable[[list[float]], Rows]:
@@ -271,75 +158,28 @@ def pointwise(g: Rows) -> Callable[[list[float]], Rows]:
     return gradient
 
 
-Implementation = Callable[[Any, Batch], Term]
-
-TERMS: dict[str, Implementation] = {}
-"""The function of each class of terms: (its options, the batch) -> what it gives."""
-
-ABOUT_CLASSES: set[str] = set()
-"""Section 2: the terms for which one channel is one class."""
-
-
-def implements(name: str, *, about_classes: bool = False) -> Callable[[Implementation], Implementation]:
-    """Register the function of the class of terms of this name."""
-
-    def register(function: Implementation) -> Implementation:
-        TERMS[name] = function
-        if about_classes:
-            ABOUT_CLASSES.add(name)
-        return function
-
-    return register
+def over_channels(options: Any, batch: Batch, parts: Rows) -> tuple[list[float], float | None]:
+    """V of a term per channel, from all that a position has for its channels, and its share."""
+    if options.channels == "sum":
+        return [chop(asum(row)) for row in parts], None
+    share = 1 / batch.channels
+    return [times(share, asum(row)) for row in parts], share
 
 
-@dataclass(frozen=True)
-class Softmax:
-    """docs/numerics/classification.md, Softmax, but for `bad`: `others` is T + (k0 - 1), `whole` is S."""
-
-    d: list[float]
-    e: list[float]
-    others: float
-    whole: float
-
-    @property
-    def p(self) -> list[float]:
-        """p_c."""
-        return [ec / self.whole for ec in self.e]
-
-    @property
-    def rest(self) -> list[float]:
-        """r_c, which is 1 - p_c."""
-        return [
-            (self.others if dc == 0 else self.whole - ec) / self.whole for dc, ec in zip(self.d, self.e, strict=True)
-        ]
-
-    @property
-    def log_sum(self) -> float:
-        """L."""
-        return log1p_star(self.others)
+def by_position(options: Any, batch: Batch, parts: Rows, g: Rows) -> Term:
+    """A term per channel that looks at one position at a time."""
+    value, share = over_channels(options, batch, parts)
+    return Term(value, batch.valid, share, pointwise(g))
 
 
-def softmax(x: list[float]) -> Softmax | None:
-    """docs/numerics/classification.md, Softmax; None where the position is bad."""
-    if any(math.isnan(v) or v == INF for v in x) or all(v == -INF for v in x):
-        return None
-    m = max(x)
-    d = [v - m for v in x]
-    e = [exp_star(v) for v in d]
-    k0 = sum(v == 0 for v in d)
-    t = asum([ec if dc < 0 else 0.0 for ec, dc in zip(e, d, strict=True)])
-    return Softmax(d, e, others=t + (k0 - 1), whole=t + k0)
-
-
-def each_channel(batch: Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]) -> Term:
-    """A mean over channels: V = I ⊗ asum of what `one(channel, x, t)` gives first; g is what it gives second."""
-    inverse = 1 / batch.channels
-    values, gradients = [], []
-    for x, t in zip(batch.x, batch.t, strict=True):
-        found = [one(c, xc, tc) for c, (xc, tc) in enumerate(zip(x, t, strict=True))]
-        values.append(times(inverse, asum([v for terms, _ in found for v in terms])))
-        gradients.append([g for _, g in found])
-    return Term(values, batch.valid, float(sum(batch.valid)), True, pointwise(gradients))
+def by_element(options: Any, batch: Batch, one: Callable[[int, float, float], tuple[tuple[float, ...], float]]) -> Term:
+    """A term per channel that looks at one channel at a time: `one(channel, x, t)` gives its P and its g."""
+    found = [
+        [one(c, xc, tc) for c, (xc, tc) in enumerate(zip(x, t, strict=True))]
+        for x, t in zip(batch.x, batch.t, strict=True)
+    ]
+    parts = [[v for p, _ in row for v in p] for row in found]
+    return by_position(options, batch, parts, [[g for _, g in row] for row in found])
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -377,7 +217,7 @@ def evaluate(
         dtype: the input's dtype, that of the array by default. "bfloat16" values come, and their gradient
             leaves, in a float32 array.
         sample_weight: None, or (B,) or (B, *spatial); of dtype bool, a mask.
-        reduction: "mean", "sum" or "none".
+        reduction: "mean", "sum" or, for terms with a map, "none".
         upstream: the gradient with respect to the loss; for "none" one number for each position, or for all.
         channel_axis: where the channels are.
         labels: what a label out of range does, at a valid position: "error", or "nan" as in compiled graphs.
@@ -391,16 +231,25 @@ def evaluate(
         raise ValueError(f"reduction={reduction!r}, expected 'mean', 'sum' or 'none'")
     if labels not in ("error", "nan"):
         raise ValueError(f"labels={labels!r}, expected 'error' or 'nan'")
+    if reduction == "none":
+        for _, options in spec.parts:
+            if not options.has_map:
+                raise ValueError(f"reduction='none', expected another one: {type(options).__name__} has no map")
     dtype_name = x.dtype.name if dtype is None else dtype
     _read_input(x, dtype_name)
-    batch, weights = _read_batch(spec, x, target, sample_weight, channel_axis, labels)
+    batch = _read_batch(spec, x, target, sample_weight, channel_axis, labels)
     positions = range(batch.n)
     h = _read_upstream(upstream, reduction, batch)
 
     parts = []
     for name, (weight, options) in zip(spec.names, spec.parts, strict=True):
         term = TERMS[type(options).__name__](options, batch)
-        parts.append(_weigh(name, float32(weight), term, batch, weights, reduction, h))
+        if not isinstance(weight, float):
+            raise TypeError(f"{name} has the weight {weight}, expected a number: that of a step, spec.at(step)")
+        if isinstance(term, Ratio):
+            parts.append(_place_ratio(name, float32(weight), term, reduction))
+        else:
+            parts.append(_place(name, float32(weight), options, term, batch, reduction, h))
     kept = [part for part in parts if part.w != 0]  # the others are reported and no more
 
     def total(numbers: Iterable[float]) -> float:
@@ -419,7 +268,7 @@ def evaluate(
         loss = np.float32(total(part.mean for part in kept))
         terms = {part.name: np.float32(float32(part.mean)) for part in parts}
 
-    gammas = [part.term.gradient(part.c) for part in kept]
+    gammas = [part.gradient() for part in kept]
     narrow = NARROW[dtype_name]
     gradient = []
     for i in positions:
@@ -429,34 +278,48 @@ def evaluate(
     return Result(loss, _write_gradient(gradient, batch, x, channel_axis), terms)
 
 
+def penalty(spec: Spec, weights: Array, *, dtype: DType | None = None, upstream: float = 1.0) -> Result:
+    """A spec of penalties on an array of weights of any shape, by docs/numerics/penalties.md."""
+    flat = weights.reshape(-1)
+    found = evaluate(spec, flat, np.zeros_like(flat), dtype=dtype, reduction="sum", upstream=upstream)
+    return Result(found.loss, found.gradient.reshape(weights.shape), found.terms)
+
+
 @dataclass(frozen=True)
 class _Part:
-    """A term in its place: w_k, v_k,i, M_k and c_k,i of section 4."""
+    """A term in its place: w_k, v_k,i (none of a ratio), M_k and the gradient of section 4."""
 
     name: str
     w: float
-    term: Term
     v: list[float]
     mean: float
-    c: list[float]
+    gradient: Callable[[], Rows]
 
 
-def _weigh(
-    name: str,
-    w: float,
-    term: Term,
-    batch: Batch,
-    weights: list[float] | None,
-    reduction: str,
-    h: list[float],
-) -> _Part:
-    """The term's values under the sample weights, their reduction, and the coefficients of its gradient."""
-    n = term.normalizer
-    r = (0.0 if n == 0 else 1 / n) if reduction == "mean" else 1.0
-    a = float32(r * (w * (1 / batch.channels))) if term.mean_over_channels else float32(w * r)
+def _normalizer(options: Any, term: Term, batch: Batch) -> float:
+    """N_k."""
+    counting = [i for i in range(batch.n) if term.counts[i]]
+    if options.normalizer == "elements":
+        return float(batch.n)
+    if options.normalizer == "batch":
+        return float(batch.shape[0] if batch.n else 0)
+    if options.normalizer == "sample_weights" and batch.weights is not None:
+        return exact_sum(batch.weights[i] for i in counting)
+    if options.normalizer == "weights" and term.says is not None:
+        return exact_sum(term.says[i] for i in counting)
+    return float(len(counting))
+
+
+def _place(name: str, w: float, options: Any, term: Term, batch: Batch, reduction: str, h: list[float]) -> _Part:
+    """The term's values under the sample weights, their reduction, and its gradient."""
+    r, empty = 1.0, False
+    if reduction == "mean" and options.normalizer != "one":
+        n = _normalizer(options, term, batch)
+        r, empty = (0.0, options.empty == "nan") if n == 0 else (1 / n, False)
+    a = float32(r * w) if term.share is None else float32(r * times(w, term.share))
     v, c = [], []
     for i in range(batch.n):
-        s = None if weights is None else weights[i]
+        s = None if batch.weights is None else batch.weights[i]
         if not term.counts[i] or s == 0:
             v.append(0.0)
             c.append(0.0)
@@ -468,7 +331,13 @@ def _weigh(
             c.append(float32((a if s is None else a * s) * h[i]))
         else:
             c.append(a if s is None else float32(a * s))
-    return _Part(name, w, term, v, exact_sum(v) * r, c)
+    mean = NAN if empty else exact_sum(v) * r
+    return _Part(name, w, v, mean, lambda: term.gradient(c))
+
+
+def _place_ratio(name: str, w: float, term: Ratio, reduction: str) -> _Part:
+    """The value and the gradient of a ratio of sums, which has the sample weights within."""
+    return _Part(name, w, [], term.value(reduction), lambda: term.gradient(w, reduction))
 
 
 def _chopped_sum(terms: list[float]) -> float:
@@ -486,8 +355,8 @@ def _read_batch(
     sample_weight: Array | None,
     channel_axis: int,
     labels: Literal["error", "nan"],
-) -> tuple[Batch, list[float] | None]:
-    """The batch, and the sample weights by position (None without; a mask goes into what is valid)."""
+) -> Batch:
+    """What comes in, checked and read."""
     if x.ndim == 0:
         raise ValueError("x has no axes, expected (B,) or channels")
     single = x.ndim == 1
@@ -497,6 +366,10 @@ def _read_batch(
         raise ValueError(f"x has shape {x.shape}, expected at least one channel")
     if channels > MOST_CHANNELS:
         raise ValueError(f"x has {channels} channels, expected at most {MOST_CHANNELS}")
+    for _, options in spec.parts:
+        if single and options.needs_channels:
+            raise ValueError(f"x has shape {x.shape}, expected a channel axis for {type(options).__name__}")
+        options.check_layout(channels=channels, spatial=len(shape) - 1)
     n = math.prod(shape)
 
     valid, weights = [True] * n, None
@@ -515,14 +388,16 @@ def _read_batch(
         dense = target[:, None] if single else np.moveaxis(target, channel_axis, -1)
         targets = _rows(_numbers("target", dense), channels)
     elif target.shape == shape:
-        if channels == 1 and not any(type(options).__name__ in ABOUT_CLASSES for _, options in spec.parts):
+        if channels == 1 and not any(options.about_classes for _, options in spec.parts):
             raise ValueError("target has class indices for one channel, expected a term about classes")
+        if dense_only := [type(options).__name__ for _, options in spec.parts if options.needs_dense]:
+            raise ValueError(f"target has class indices, expected dense targets for {dense_only[0]}")
         targets, valid = _one_hot(target, valid, channels, spec.ignore_index, labels)
     else:
         expected = f"{shape} class indices or {x.shape} numbers"
         raise ValueError(f"target has shape {target.shape}, expected {expected}")
     inputs = _rows([load(v) for v in last.ravel().tolist()], channels)
-    return Batch(shape, channels, inputs, targets, valid), weights
+    return Batch(shape, channels, inputs, targets, valid, weights)
 
 
 def _read_upstream(upstream: float | Array, reduction: str, batch: Batch) -> list[float]:

@@ -177,9 +177,9 @@ def _normalizer(name: str, inputs: Inputs, found: Found) -> Tensor:
     return count(found.counts, inputs.x)
 
 
-def sum_of(values: Tensor) -> Tensor:
-    """The sum over positions; in float64, since XLA may add one after the other."""
-    return tf.cast(tf.reduce_sum(tf.cast(values, tf.float64)), values.dtype)
+def sum_of(values: Tensor, axes: Sequence[int] | None = None) -> Tensor:
+    """The sum over some axes or all; in float64, since XLA may add one after the other."""
+    return tf.cast(tf.reduce_sum(tf.cast(values, tf.float64), axes), values.dtype)
 
 
 def _zero(x: Tensor, reduction: str) -> Tensor:
@@ -195,11 +195,11 @@ def kept(counts: Tensor | None, weight: Tensor | None) -> Tensor | None:
     return weight != 0 if counts is None else counts & (weight != 0)
 
 
-def select(keep: Tensor | None, values: Tensor) -> Tensor:
-    """`values`, a map or with channels, and 0 elsewhere."""
+def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
+    """`values`, a map or with channels, and 0 (or another number) elsewhere."""
     if keep is None:
         return values
-    return tf.where(keep if values.shape.rank == keep.shape.rank else keep[..., None], values, 0)
+    return tf.where(keep if values.shape.rank == keep.shape.rank else keep[..., None], values, other)
 
 
 def count(counts: Tensor | None, x: Tensor) -> Tensor:
@@ -214,9 +214,25 @@ def constants(values: Any, x: Tensor) -> Tensor:
     return tf.constant(values, x.dtype)
 
 
+def positionwise(inputs: Inputs, value: Callable[[Tensor, Tensor], Tensor]) -> Found:
+    """A term that looks at one position at a time: its map, of the input and the dense target."""
+    keep = kept(inputs.valid, inputs.weight)
+    return Found(select(keep, value(select(keep, inputs.x), select(keep, target(inputs)))), inputs.valid)
+
+
+def channelwise(term: PerChannel, inputs: Inputs, value: Callable[[Tensor, Tensor], Tensor]) -> Found:
+    """A term with a value for every channel of a position."""
+    return positionwise(inputs, lambda x, t: over_channels(term, value(x, t)))
+
+
 def over_channels(term: PerChannel, values: Tensor) -> Tensor:
     """The map of a term from what it has for every channel."""
     return tf.reduce_mean(values, -1) if term.channels == "mean" else tf.reduce_sum(values, -1)
+
+
+def nan_where(bad: Tensor, values: Tensor) -> Tensor:
+    """`values`, and NaN where `bad`; there what they are made of gets a gradient of NaN, too."""
+    return values * tf.where(bad, tf.constant(math.nan, values.dtype), 1)
 
 
 def _channels_last(values: Tensor, channel_axis: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import tensorflow as tf
@@ -13,29 +13,56 @@ from .core import Tensor
 def laplacian(u: Tensor, kernel: str, padding: str) -> Tensor:
     """Minus the Laplacian along the spatial axes."""
     if padding == "zeros":
-        return _zero_padded(u, kernel)
+        return _own_adjoint(u, lambda v: _differences(v, kernel, padding))
     return _differences(u, kernel, padding)
 
 
-def _zero_padded(u: Tensor, kernel: str) -> Tensor:
-    """With zeros off the edge the Laplacian is its own adjoint: cheaper than the gradients of slices."""
+def sobel(u: Tensor, axis: int, padding: str) -> Tensor:
+    """The difference of both neighbours along a spatial axis, smoothed by 1 2 1 along the others."""
+    for other in range(1, u.shape.rank - 1):
+        if other != axis:
+            wide = padded(u, [other], padding)
+            u = cut(wide, other, 0, -2) + 2 * u + cut(wide, other, 2, None)
+    wide = padded(u, [axis], padding)
+    return cut(wide, axis, 2, None) - cut(wide, axis, 0, -2)
+
+
+def blurred(u: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """The sum over a symmetric window along every spatial axis; zeros off the edge."""
+    return _own_adjoint(u, lambda v: _weighted_sums(v, weights))
+
+
+def _own_adjoint(u: Tensor, stencil: Callable[[Tensor], Tensor]) -> Tensor:
+    """Symmetric stencils with zeros off the edge are their own adjoints: cheaper than the gradients of slices."""
 
     @tf.custom_gradient
     def own_adjoint(u: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         # The same of the upstream gradient, differentiable again.
-        return _differences(u, kernel, "zeros"), own_adjoint
+        return stencil(u), own_adjoint
 
     return own_adjoint(u)
 
 
 def _differences(u: Tensor, kernel: str, padding: str) -> Tensor:
     """The sum over the neighbours of the centre's difference to them."""
-    wide = padded(u, padding)
-    neighbours = list(windows(u.shape.rank - 2, kernel))
+    axes = range(1, u.shape.rank - 1)
+    wide = padded(u, axes, padding)
+    neighbours = list(windows(len(axes), kernel))
     result = len(neighbours) * u
     for window in neighbours:
         result = result - wide[window]
     return result
+
+
+def _weighted_sums(u: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Along one axis after the other; slices, not a convolution: those may compute in TF32."""
+    last = len(weights) - 1
+    for axis in range(1, u.shape.rank - 1):
+        wide = padded(u, [axis], "zeros", last // 2)
+        u = weights[0] * cut(wide, axis, 0, -last or None)
+        for j in range(1, last + 1):
+            u = u + weights[j] * cut(wide, axis, j, j - last or None)
+    return u
 
 
 def eroded(valid: Tensor, kernel: str) -> Tensor:
@@ -53,15 +80,24 @@ def windows(axes: int, kernel: str) -> Iterator[tuple[slice, ...]]:
     slices = {-1: slice(0, -2), 0: slice(1, -1), 1: slice(2, None)}
     for offset in product(slices, repeat=axes):
         steps = sum(map(abs, offset))
-        if steps == 1 or (steps and kernel == "laplacian8"):
+        if steps == 1 or (steps and kernel != "laplacian"):
             yield (slice(None), *(slices[step] for step in offset), slice(None))
 
 
-def padded(u: Tensor, padding: str) -> Tensor:
-    """`u` with one more position on both sides of every spatial axis."""
+def window_eroded(valid: Tensor, reach: int, edge: bool) -> Tensor:
+    """Where all positions up to `reach` away along every axis are true; off the edge counts as `edge`."""
+    for axis in range(1, valid.shape.rank):
+        wide = tf.pad(valid, _pads(valid, [axis], reach), constant_values=edge)
+        for j in range(2 * reach + 1):
+            valid = valid & cut(wide, axis, j, j - 2 * reach or None)
+    return valid
+
+
+def padded(u: Tensor, axes: Sequence[int], padding: str, reach: int = 1) -> Tensor:
+    """`u` with more positions on both sides of these axes: `reach` zeros, or one of another kind."""
     if padding == "zeros":
-        return tf.pad(u, [(0, 0), *[(1, 1)] * (u.shape.rank - 2), (0, 0)])
-    for axis in range(1, u.shape.rank - 1):
+        return tf.pad(u, _pads(u, axes, reach))
+    for axis in axes:
         first, last = cut(u, axis, 0, 1), cut(u, axis, -1, None)
         if padding == "reflect":  # an axis of length 1 has no second position: then its only one
             first = cut(tf.concat([cut(u, axis, 1, 2), first], axis), axis, 0, 1)
@@ -73,3 +109,7 @@ def padded(u: Tensor, padding: str) -> Tensor:
 def cut(u: Tensor, axis: int, start: int, stop: int | None) -> Tensor:
     """A slice along one axis."""
     return u[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _pads(u: Tensor, axes: Sequence[int], reach: int) -> list[tuple[int, int]]:
+    return [(reach, reach) if axis in axes else (0, 0) for axis in range(u.shape.rank)]

@@ -8,7 +8,8 @@ A `torch.where` keeps a value out of the result, but not out of the gradient: 0 
 the branch not taken is NaN. So what must not count is replaced *before* it enters a formula.
 """
 
-from . import classification, regression, segmentation  # noqa: F401  (they register their terms)
+from . import classification, penalties, region, regression, segmentation  # noqa: F401  (they register their terms)
 from .core import loss
+from .penalties import penalty
 
-__all__ = ["loss"]
+__all__ = ["loss", "penalty"]

@@ -1,22 +1,40 @@
-"""Cross-entropies."""
+"""Terms for class labels and probabilities."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ...spec import BinaryCrossEntropy, CrossEntropy
+from ...exact.constants import float32
+from ...spec import (
+    BinaryCrossEntropy,
+    BinaryFocal,
+    CategoricalHinge,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    KLDivergence,
+    NegativeLogLikelihood,
+    Poisson,
+    SquaredHinge,
+)
+from .activation import probabilities
 from .core import (
     Found,
     Inputs,
     Labels,
+    channelwise,
     constants,
     implements,
     kept,
+    nan_where,
     over_channels,
     per_channel,
+    positionwise,
     select,
     smooth,
     target,
@@ -28,36 +46,270 @@ from .core import (
 def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     """`-sum_c w_c t'_c log p_c`; framework primitives for class indices, log-softmax for dense targets."""
     keep = kept(inputs.valid, inputs.weight)
-    x = select(keep, inputs.x)
+    x = select(keep, inputs.x, _outside(term))
     w = None if term.class_weights is None else constants(term.class_weights, x)
 
-    if isinstance(inputs.target, Labels) and not term.label_smoothing:
-        ids, known = inputs.target
-        # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
-        u = torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids]
-        weights = u = torch.where(known, u, math.nan)
+    if isinstance(inputs.target, Labels) and term.inputs == "logits" and not term.label_smoothing:
+        ids, u = _of_labels(inputs.target, w, x)
+        weights = u
         values = weighted_log(select(keep, u), F.cross_entropy(x, ids, reduction="none"))
     else:
         t = target(inputs)
+        weights = t if w is None else per_channel(w, x) * t
         u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[1])
         u = u if w is None else per_channel(w, x) * u
-        weights = t if w is None else per_channel(w, x) * t
-        values = select(keep, weighted_log(u, -F.log_softmax(x, 1)).sum(1))
+        if term.inputs == "logits":
+            minus_log = -F.log_softmax(x, 1)
+        else:
+            minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
+        values = select(keep, weighted_log(u, minus_log).sum(1))
+    return Found(values, inputs.valid, None if w is None else _summed(inputs, weights))
 
-    if w is None:
-        return Found(values, inputs.valid)
-    return Found(values, inputs.valid, select(inputs.valid, weights))
+
+@implements(NegativeLogLikelihood)
+def negative_log_likelihood(term: NegativeLogLikelihood, inputs: Inputs) -> Found:
+    """`-sum_c w_c t_c x_c`."""
+    keep = kept(inputs.valid, inputs.weight)
+    x = select(keep, inputs.x)
+    w = None if term.class_weights is None else constants(term.class_weights, x)
+    if isinstance(inputs.target, Labels):
+        ids, u = _of_labels(inputs.target, w, x)
+        values = _product(select(keep, u), -x.gather(1, ids.unsqueeze(1)).squeeze(1))
+    else:
+        u = target(inputs) if w is None else per_channel(w, x) * target(inputs)
+        values = _product(select(keep, u), -x).sum(1)
+    return Found(values, inputs.valid, None if w is None else _summed(inputs, u))
 
 
 @implements(BinaryCrossEntropy)
 def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Found:
-    """Mean over channels of `-(pi t' log sigmoid(x) + (1 - t') log sigmoid(-x))`."""
+    """`-w (pi t' log p + (1 - t') log (1 - p))`; `p` the sigmoid of a logit, or a probability."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        used = None if term.ignore_value is None else t != term.ignore_value
+        x, t = select(used, x), smooth(t, term.label_smoothing, 1 / 2)
+        positive, negative = t, 1 - t
+        if term.pos_weight is not None:
+            positive = per_channel(constants(term.pos_weight, x), x) * positive
+        if term.class_weights is not None:
+            w = per_channel(constants(term.class_weights, x), x)
+            positive, negative = w * positive, w * negative
+        if term.inputs == "logits":
+            # Two log-sigmoids rather than the primitive: it cancels for confident answers.
+            yes, no = -F.logsigmoid(x), -F.logsigmoid(-x)
+        elif term.clip is None:
+            yes, no = _BoundedLogs.apply(nan_where((x < 0) | (x > 1), x))
+        else:
+            x = nan_where(t.isnan(), x)
+            p, rest = _clipped(x, 1 - x, term.clip)
+            yes, no = _minus_log(p, rest), _minus_log(rest, p)
+        values = weighted_log(positive, yes) + weighted_log(negative, no)
+        return select(used, values)
+
+    return channelwise(term, inputs, value)
+
+
+@implements(Focal)
+def focal(term: Focal, inputs: Inputs) -> Found:
+    """`-alpha_c (1 - p_c)^gamma t'_c log p_c`."""
     keep = kept(inputs.valid, inputs.weight)
-    x = select(keep, inputs.x)
-    t = smooth(select(keep, target(inputs)), term.label_smoothing, 1 / 2)
-    positive = t
-    if term.pos_weight is not None:
-        positive = per_channel(constants(term.pos_weight, x), x) * t
-    # Two log-sigmoids rather than the primitive: it cancels for confident answers.
-    values = weighted_log(positive, -F.logsigmoid(x)) + weighted_log(1 - t, -F.logsigmoid(-x))
+    x = select(keep, inputs.x, _outside(term))
+    u = smooth(select(keep, target(inputs)), term.label_smoothing, 1 / x.shape[1])
+    if term.alpha is not None:
+        u = per_channel(constants(term.alpha, x), x) * u
+    if term.inputs == "probabilities":
+        p, rest = _classes(x, u, "before" if term.renormalize else "never", term.clip)
+        minus_log = _minus_log(p, rest)
+    elif term.clip_softmax:
+        unknown = u.isnan().any(1, keepdim=True)
+        p, rest = _clipped(*probabilities(nan_where(unknown, x), "softmax"), term.clip)
+        minus_log = _minus_log(p, rest)
+    else:
+        minus_log, (_, rest) = -F.log_softmax(x, 1), probabilities(x, "softmax")
+        rest = torch.where(minus_log == math.inf, rest.detach(), rest)  # an infinite loss has no slope to follow
+    values = weighted_log(u * _power(rest, term.gamma), minus_log)
     return Found(select(keep, over_channels(term, values)), inputs.valid)
+
+
+@implements(BinaryFocal)
+def binary_focal(term: BinaryFocal, inputs: Inputs) -> Found:
+    """`a (1 - q)^gamma b`; `b` the binary cross-entropy, `q` the probability of the right answer, `a` its weight."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        t = smooth(t, term.label_smoothing, 1 / 2)
+        if term.inputs == "logits":
+            yes, no = -F.logsigmoid(x), -F.logsigmoid(-x)
+            p, rest = torch.exp(-yes), torch.exp(-no)  # a sigmoid's gradient cancels where it is near 1
+        else:
+            p = nan_where((x < 0) | (x > 1) | t.isnan(), x)
+            near, far = _clipped(p, 1 - p, term.clip)
+            rest, yes, no = 1 - p, _minus_log(near, far), _minus_log(far, near)
+        b = weighted_log(t, yes) + weighted_log(1 - t, no)
+        wrong = t * rest + (1 - t) * p
+        wrong = torch.where(b == math.inf, wrong.detach(), wrong)  # an infinite loss has no slope to follow
+        factor = _power(wrong, term.gamma)
+        if term.alpha is not None:
+            factor = (term.alpha * t + (1 - term.alpha) * (1 - t)) * factor
+        if term.class_weights is not None:
+            factor = per_channel(constants(term.class_weights, x), x) * factor
+        return weighted_log(factor, b)
+
+    return channelwise(term, inputs, value)
+
+
+@implements(KLDivergence)
+def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
+    """`t (log t - log p)`, for targets that are probabilities or their logarithms."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        if term.inputs == "probabilities":
+            x, t = (_limited(v, term.clip, 1) for v in (nan_where(t.isnan(), x), t))
+            return t * (torch.log(t) - torch.log(x))
+        # A class with the target 0 counts nothing.
+        weight = torch.exp(t) if term.log_target else select(~(t <= 0), t)
+        some = weight != 0
+        log_t = select(some, t) if term.log_target else torch.log(select(some, t, 1))
+        if term.inputs == "logits":
+            return weighted_log(weight, log_t - F.log_softmax(x, 1))
+        return _product(weight, log_t - x)
+
+    return channelwise(term, inputs, value)
+
+
+@implements(Poisson)
+def poisson(term: Poisson, inputs: Inputs) -> Found:
+    """`rate - t log rate`, and Stirling's formula for the rest."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        if term.inputs == "log_rate":
+            values = torch.exp(x) - _product(t, x)
+        else:
+            values = x - t * torch.log(select(t != 0, x + term.epsilon, 1))
+        if not term.full:
+            return values
+        many = select(t > 1, t, 1)
+        stirling = many * torch.log(many) - many + torch.log(2 * math.pi * many) / 2
+        return values + select(t > 1, stirling)
+
+    return channelwise(term, inputs, value)
+
+
+@implements(Hinge)
+def hinge(term: Hinge, inputs: Inputs) -> Found:
+    """`max(0, 1 - t' x)`; `t'` is -1 for 0."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        margin = 1 - select(t != 0, t, -1) * x
+        return _positive(nan_where(margin.isnan(), margin))
+
+    return channelwise(term, inputs, value)
+
+
+@implements(SquaredHinge)
+def squared_hinge(term: SquaredHinge, inputs: Inputs) -> Found:
+    """`max(0, 1 - t' x)^2`; `t'` is -1 for 0."""
+    return channelwise(term, inputs, lambda x, t: _positive(1 - select(t != 0, t, -1) * x).square())
+
+
+@implements(CategoricalHinge)
+def categorical_hinge(term: CategoricalHinge, inputs: Inputs) -> Found:
+    """`max(0, 1 + max_c (1 - t_c) x_c - sum_c t_c x_c)`."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        wrong, right = _product(1 - t, x), _product(t, x).sum(1)
+        margin = 1 + (wrong.amax(1) - right)
+        return _positive(nan_where(margin.isnan() | wrong.isnan().any(1), margin))
+
+    return positionwise(inputs, value)
+
+
+def _of_labels(labels: Labels, w: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices, and their weights, which say the rest: NaN for one out of range."""
+    ids, known = labels
+    return ids, torch.where(known, torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids], math.nan)
+
+
+def _summed(inputs: Inputs, weights: Tensor) -> Tensor:
+    """The weights of the targets as a map, for the normaliser."""
+    return select(inputs.valid, weights.sum(1) if weights.ndim == inputs.x.ndim else weights)
+
+
+def _outside(term: CrossEntropy | Focal) -> float:
+    """What stands in for inputs that do not count: probabilities must not add to 0."""
+    return 1 if term.inputs == "probabilities" else 0
+
+
+def _classes(x: Tensor, u: Tensor, renormalize: str, clip: float) -> tuple[Tensor, Tensor]:
+    """Probabilities of classes, limited, and 1 less them; a position is NaN if any of its numbers is not finite."""
+    x = nan_where(~torch.isfinite(x + u).all(1, keepdim=True), x)
+    if renormalize == "before":
+        return _clipped(*_shares(x), clip)
+    p, rest = _clipped(x, 1 - x, clip)
+    return _shares(p) if renormalize == "after" else (p, rest)
+
+
+def _shares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` divided by its sum, and 1 less that, without cancellation where one class has nearly all."""
+    total = x.sum(1, keepdim=True)
+    total = nan_where(total == 0, total)
+    p = x / total
+    likely = p > 0.5
+    one = likely & (likely.sum(1, keepdim=True) == 1)
+    others = select(~one, x).sum(1, keepdim=True) / total
+    return p, torch.where(one, others, 1 - p)
+
+
+def _clipped(p: Tensor, rest: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """`p` and `rest = 1 - p`, from `clip` to `1 - clip` in float32; beyond them the gradient is 0."""
+    most = float32(1 - clip)
+    low, high = ~(p < clip), ~(rest < 1 - most)  # where they keep within; NaN stays NaN
+    return select(low, select(high, p, most), clip), select(low, select(high, rest, 1 - most), 1 - clip)
+
+
+def _limited(v: Tensor, low: float, high: float) -> Tensor:
+    """`v` from `low` to `high`; beyond them the gradient is 0."""
+    return select(~(v < low), select(~(v > high), v, high), low)
+
+
+def _minus_log(p: Tensor, rest: Tensor) -> Tensor:
+    """`-log p`, right where `p` rounds to 1 as well; `rest = 1 - p`."""
+    near = rest < 0.25
+    return -(torch.log(select(~near, p, 1)) + torch.log1p(-select(near, rest)))
+
+
+class _BoundedLogs(torch.autograd.Function):
+    """`-log x` and `-log (1 - x)`, neither above 100, with the gradient of `torch.nn.BCELoss`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two logarithms."""
+        return (-torch.log(x)).clamp(max=100), (-torch.log1p(-x)).clamp(max=100)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the input."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, yes: Tensor, no: Tensor) -> Tensor:
+        """Of the logarithms without the bound, but for a divisor that is never below 1e-12; differentiable again."""
+        (x,) = ctx.saved_tensors
+        return (no * x - yes * (1 - x)) / (x * (1 - x)).clamp(min=1e-12)
+
+
+def _power(v: Tensor, exponent: float) -> Tensor:
+    """`v^exponent` for `v >= 0`; at 0 the gradient is 0."""
+    if exponent == 0:
+        return torch.ones_like(v)
+    some = v != 0
+    return select(some, select(some, v, 1) ** exponent)
+
+
+def _positive(v: Tensor) -> Tensor:
+    """`max(v, 0)`; at 0 the gradient is that of `v`."""
+    return select(~(v < 0), v)
+
+
+def _product(u: Tensor, v: Tensor) -> Tensor:
+    """`u v`, and 0 where `u` is, whatever stands in `v`."""
+    return u * select(u != 0, v)

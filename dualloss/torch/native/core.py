@@ -189,11 +189,11 @@ def kept(counts: Tensor | None, weight: Tensor | None) -> Tensor | None:
     return weight != 0 if counts is None else counts & (weight != 0)
 
 
-def select(keep: Tensor | None, values: Tensor) -> Tensor:
-    """`values`, a map or with channels, and 0 elsewhere."""
+def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
+    """`values`, a map or with channels, and 0 (or another number) elsewhere."""
     if keep is None:
         return values
-    return torch.where(keep if values.ndim == keep.ndim else keep.unsqueeze(1), values, 0)
+    return torch.where(keep if values.ndim == keep.ndim else keep.unsqueeze(1), values, other)
 
 
 def count(counts: Tensor | None, x: Tensor) -> int | Tensor:
@@ -206,9 +206,25 @@ def constants(values: Any, x: Tensor) -> Tensor:
     return torch.tensor(values, dtype=x.dtype, device=x.device)
 
 
+def positionwise(inputs: Inputs, value: Callable[[Tensor, Tensor], Tensor]) -> Found:
+    """A term that looks at one position at a time: its map, of the input and the dense target."""
+    keep = kept(inputs.valid, inputs.weight)
+    return Found(select(keep, value(select(keep, inputs.x), select(keep, target(inputs)))), inputs.valid)
+
+
+def channelwise(term: PerChannel, inputs: Inputs, value: Callable[[Tensor, Tensor], Tensor]) -> Found:
+    """A term with a value for every channel of a position."""
+    return positionwise(inputs, lambda x, t: over_channels(term, value(x, t)))
+
+
 def over_channels(term: PerChannel, values: Tensor) -> Tensor:
     """The map of a term from what it has for every channel."""
     return values.mean(1) if term.channels == "mean" else values.sum(1)
+
+
+def nan_where(bad: Tensor, values: Tensor) -> Tensor:
+    """`values`, and NaN where `bad`; there what they are made of gets a gradient of NaN, too."""
+    return values * torch.where(bad, math.nan, 1.0)
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:

@@ -2,23 +2,110 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import math
 
-from ...spec import Huber, MeanSquaredError
-from .core import Found, Inputs, implements, kept, over_channels, select, target
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...spec import (
+    CosineSimilarity,
+    Huber,
+    LogCosh,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+    MeanSquaredLogarithmicError,
+    Quantile,
+    SmoothL1,
+)
+from .core import Found, Inputs, channelwise, implements, nan_where, positionwise, select
 
 
 @implements(MeanSquaredError)
 def mean_squared_error(term: MeanSquaredError, inputs: Inputs) -> Found:
-    """Mean over channels of `(x - t)^2`."""
-    keep = kept(inputs.valid, inputs.weight)
-    x, t = select(keep, inputs.x), select(keep, target(inputs))
-    return Found(over_channels(term, F.mse_loss(x, t, reduction="none")), inputs.valid)
+    """`(x - t)^2`."""
+    return channelwise(term, inputs, lambda x, t: F.mse_loss(x, t, reduction="none"))
+
+
+@implements(MeanAbsoluteError)
+def mean_absolute_error(term: MeanAbsoluteError, inputs: Inputs) -> Found:
+    """`|x - t|`."""
+    return channelwise(term, inputs, lambda x, t: _absolute(x - t))
+
+
+@implements(MeanAbsolutePercentageError)
+def mean_absolute_percentage_error(term: MeanAbsolutePercentageError, inputs: Inputs) -> Found:
+    """`100 |x - t| / max(|t|, epsilon)`."""
+    return channelwise(term, inputs, lambda x, t: 100 * (_absolute(x - t) / t.abs().clamp(min=term.epsilon)))
+
+
+@implements(MeanSquaredLogarithmicError)
+def mean_squared_logarithmic_error(term: MeanSquaredLogarithmicError, inputs: Inputs) -> Found:
+    """`log((y + 1) / (u + 1))^2`; `y` and `u` are input and target, epsilon at least."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        y, u = (select(~(v < term.epsilon), v, term.epsilon) for v in (nan_where(t.isnan(), x), t))
+        # The quotient less 1, or its inverse less 1: what the logarithm of a quotient near 1 needs.
+        above = y >= u
+        over, under = select(above, y - u) / (u + 1), select(~above, u - y) / (y + 1)
+        return (torch.log1p(over) - torch.log1p(under)).square()
+
+    return channelwise(term, inputs, value)
 
 
 @implements(Huber)
 def huber(term: Huber, inputs: Inputs) -> Found:
-    """Mean over channels of `d^2 / 2` up to `|d| = delta`, then `delta (|d| - delta / 2)`; `d = x - t`."""
-    keep = kept(inputs.valid, inputs.weight)
-    x, t = select(keep, inputs.x), select(keep, target(inputs))
-    return Found(over_channels(term, F.huber_loss(x, t, reduction="none", delta=term.delta)), inputs.valid)
+    """`d^2 / 2` up to `|d| = delta`, then `delta (|d| - delta / 2)`; `d = x - t`."""
+    return channelwise(term, inputs, lambda x, t: F.huber_loss(x, t, reduction="none", delta=term.delta))
+
+
+@implements(SmoothL1)
+def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
+    """`d^2 / (2 beta)` up to `|d| = beta`, then `|d| - beta / 2`; `d = x - t`."""
+    if term.beta == 0:
+        return channelwise(term, inputs, lambda x, t: _absolute(x - t))
+    return channelwise(term, inputs, lambda x, t: F.smooth_l1_loss(x, t, reduction="none", beta=term.beta))
+
+
+@implements(LogCosh)
+def log_cosh(term: LogCosh, inputs: Inputs) -> Found:
+    """`log cosh (x - t)`."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        d = x - t
+        small = d.abs() < 1
+        a, near = _absolute(select(~small, d, 1)), select(small, d)
+        far = a + (torch.log1p(torch.exp(-2 * a)) - math.log(2))
+        # cosh d = 1 + 2 sinh^2 (d / 2), which does not cancel near 0.
+        return torch.where(small, torch.log1p(2 * torch.sinh(near / 2).square()), far)
+
+    return channelwise(term, inputs, value)
+
+
+@implements(CosineSimilarity)
+def cosine_similarity(term: CosineSimilarity, inputs: Inputs) -> Found:
+    """`-cos` or `1 - cos` of the angle between input and target; no squared length is below epsilon."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        lengths = [v.square().sum(1).clamp(min=term.epsilon).sqrt() for v in (x, t)]
+        cosine = (x * t).sum(1) / (lengths[0] * lengths[1])
+        return -cosine if term.form == "negative" else 1 - cosine
+
+    return positionwise(inputs, value)
+
+
+@implements(Quantile)
+def quantile(term: Quantile, inputs: Inputs) -> Found:
+    """`quantile (t - x)` where the target is not below, else `(1 - quantile) (x - t)`."""
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        a = _absolute(x - t)
+        return torch.where(x <= t, term.quantile * a, (1 - term.quantile) * a)
+
+    return channelwise(term, inputs, value)
+
+
+def _absolute(d: Tensor) -> Tensor:
+    """`|d|`; the gradient is 0 at 0, and NaN for NaN."""
+    return nan_where(d.isnan(), d).abs()

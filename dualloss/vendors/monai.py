@@ -1,0 +1,331 @@
+"""The losses of MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..spec import (
+    SSIM,
+    BinaryCrossEntropy,
+    BinaryFocal,
+    CrossEntropy,
+    Dice,
+    DistanceMap,
+    Focal,
+    Jaccard,
+    Spec,
+    Term,
+    Tversky,
+)
+from ._common import Options, numbers, refuse_reduction, refuse_region_sum
+from ._registry import Given, imports, refuses, show
+
+PACKAGE = "monai.losses"
+
+
+def importer(name: str, module: str, *terms: type[Term], holds: str, notes: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Register an importer of a module of the package."""
+    return imports("monai", f"{PACKAGE}.{module}", name, *(t.__name__ for t in terms), holds=holds, notes=notes)
+
+
+LABELS = (
+    "spatial axes; class indices, here without their axis of length 1, where to_onehot_y=True, else dense targets"
+)
+SEVERAL = "more than one channel where options are about classes (there they are ignored for one)"
+SATURATED = "gamma < 1, where the answer is right to the last bit: the gradient is NaN there, 0 here"
+
+
+def ignored(given: Given) -> int | None:
+    """A label to ignore: only class indices have one."""
+    if given["ignore_index"] is not None and not given["to_onehot_y"]:
+        given.refuse(
+            "ignore_index",
+            "without to_onehot_y=True the target is dense and the option says which of its positions to leave out; a "
+            "spec leaves out positions by the label of class indices. Give the call a boolean mask as sample weight",
+        )
+    ignore: int | None = given["ignore_index"]
+    return ignore
+
+
+# --- Regions ---
+
+REGION_NOTES = (
+    "Inputs (B, C) without spatial axes: one ratio of the whole batch and all classes there.",
+    "A denominator of 0 (smooth_dr=0): NaN there; a score of 0 here.",
+    "NaN at an ignored position: everything is NaN there; here the position is left out.",
+)
+
+
+def activation(given: Given) -> str:
+    """What makes probabilities."""
+    given.fixed("other_act", None, why="a spec's activation is softmax, sigmoid or none")
+    return "softmax" if given["softmax"] else "sigmoid" if given["sigmoid"] else "none"
+
+
+def region(given: Given, smoothing: float = 1.0) -> Options:
+    """What Dice and Tversky have in common: a ratio for every sample (but batch=True) and class."""
+    match given["reduction"]:
+        case "mean":
+            pass
+        case "sum":
+            refuse_region_sum(given, "mean")
+        case _:
+            refuse_reduction(given, "mean", has_map=False)
+    return {
+        "activation": activation(given),
+        "per_sample": not given["batch"],
+        "smooth": smoothing * given["smooth_nr"],
+        "smooth_denominator": smoothing * given["smooth_dr"],
+        "epsilon": 0.0,
+        "background": bool(given["include_background"]),
+        "overlap": "minimum" if given["soft_label"] else "product",
+        "ignore_index": ignored(given),
+    }
+
+
+@importer(
+    "DiceLoss",
+    "dice",
+    Dice,
+    Jaccard,
+    holds=f"{LABELS}; {SEVERAL}",
+    notes=("The mean of weighted losses does not divide by the weights, there and here.", *REGION_NOTES),
+)
+def dice(loss: Given) -> Spec:
+    """Dice; Jaccard with half the smoothing where jaccard=True."""
+    options = region(loss, 0.5 if loss["jaccard"] else 1.0)
+    if loss["squared_pred"]:
+        options.update(squared=True, overlap="product")
+    factor, weights = _weights(loss)
+    if weights is not None:
+        # The weights are those of the counted classes; the background's own does not matter.
+        options["class_weights"] = weights if options["background"] else (1.0, *weights)
+    term = Jaccard(**options) if loss["jaccard"] else Dice(**options)
+    return term if factor is None else factor * term
+
+
+def _weights(given: Given) -> tuple[float | None, tuple[float, ...] | None]:
+    """The weight as one number, or as one for each class."""
+    array = given["class_weight"]
+    if array is None:
+        return None, None
+    values = numbers(array)
+    if min(values) < 0:
+        given.refuse("class_weight", "expected weights >= 0")
+    return (values[0], None) if len(array.shape) == 0 else (None, tuple(values))
+
+
+@importer("TverskyLoss", "tversky", Tversky, holds=f"{LABELS}; {SEVERAL}", notes=REGION_NOTES)
+def tversky(loss: Given) -> Spec:
+    """alpha weighs false positives."""
+    return Tversky(alpha=loss["alpha"], beta=loss["beta"], **region(loss))
+
+
+# --- Focal ---
+
+FOCAL_IGNORE = (
+    "MONAI 1.6.1 divides the sum over positions and classes by the number of valid positions, without an ignore_index "
+    "by that of positions and classes; so setting one multiplies the loss by the number of classes."
+)
+FOCAL_SUM = "MONAI 1.6.1 adds the spatial means of all samples and classes, not the losses of all positions."
+
+
+@importer(
+    "FocalLoss",
+    "focal_loss",
+    BinaryFocal,
+    Focal,
+    holds=f"{LABELS}; targets of 0 and 1 unless use_softmax=True; {SEVERAL}",
+    notes=(
+        FOCAL_IGNORE,
+        FOCAL_SUM,
+        f"use_softmax=True: {SATURATED}; a logit of -inf: NaN there.",
+        "Targets between 0 and 1, sigmoid: the focal factor is of the scaled logit there, a mixture here.",
+    ),
+)
+def focal(loss: Given) -> Spec:
+    """Sigmoid, every channel a question of its own, or softmax; the mean is over classes, too."""
+    ignore = ignored(loss)
+    options: Options = {"gamma": loss["gamma"], "ignore_index": ignore, "channels": "mean", "normalizer": "valid"}
+    if loss.like not in (None, "monai", loss.version):
+        loss.refuse("gamma", f'like={show(loss.like)}, expected "monai" or "{loss.version}"')
+    match loss["reduction"]:
+        case "mean":
+            options["empty"] = "nan" if ignore is None else "zero"
+            if ignore is not None:
+                options["channels"] = loss.choose("ignore_index", documented="mean", computed="sum", why=FOCAL_IGNORE)
+        case "sum":
+            why = f"{FOCAL_SUM} No normalizer is the number of positions of a sample."
+            if loss.like != "monai":
+                loss.refuse("reduction", f'{why} Say like="monai" for the sum that it documents')
+            options.update(normalizer="one", channels="sum")
+        case _:
+            refuse_reduction(loss, "mean")
+    return _softmax_focal(loss, options) if loss["use_softmax"] else _sigmoid_focal(loss, options)
+
+
+def _sigmoid_focal(loss: Given, options: Options) -> Spec:
+    alpha = loss["alpha"]
+    if alpha is not None and not isinstance(alpha, float):
+        loss.refuse("alpha", "one for each class, and 1 for the negative answers; a spec has 1 - alpha for these")
+    factor, weights = _weights(loss)
+    if not loss["include_background"]:
+        weights = _without_background(loss, weights, options["channels"] == "mean")
+    term = BinaryFocal(alpha=alpha, class_weights=weights, **options)
+    return term if factor is None else factor * term
+
+
+def _without_background(loss: Given, weights: tuple[float, ...] | None, mean: bool) -> tuple[float, ...]:
+    """Weights of channels that leave out the first, also from the number of channels that the mean divides by."""
+    classes = loss.context.classes or (None if weights is None else len(weights) + 1)
+    if classes is None:
+        loss.refuse("include_background", "say how many channels the inputs have, classes=...")
+    if classes == 1:
+        return (1.0,)
+    kept = weights if weights is not None else (1.0,) * (classes - 1)
+    scale = classes / (classes - 1) if mean else 1.0
+    return (0.0, *(scale * weight for weight in kept))
+
+
+def _softmax_focal(loss: Given, options: Options) -> Spec:
+    if not loss["include_background"]:
+        loss.refuse("include_background", "with use_softmax=True it is a softmax without the first class; no term is")
+    alpha, classes = loss["alpha"], loss.context.classes
+    factor, weights = _weights(loss)
+    if isinstance(alpha, float):
+        classes = classes or (None if weights is None else len(weights))
+        if classes is None:
+            loss.refuse("alpha", "1 - alpha for class 0, alpha for the others: say how many there are, classes=...")
+        alphas = [1 - alpha] + [alpha] * (classes - 1)
+    else:
+        alphas = None if alpha is None else numbers(alpha)
+    if weights is not None:
+        alphas = [a * w for a, w in zip(alphas or [1.0] * len(weights), weights, strict=True)]
+    term = Focal(alpha=alphas, **options)
+    return term if factor is None else factor * term
+
+
+# --- Sums of two ---
+
+
+@importer(
+    "DiceCELoss",
+    "dice",
+    Dice,
+    Jaccard,
+    CrossEntropy,
+    BinaryCrossEntropy,
+    holds=f"{LABELS}; {SEVERAL}",
+    notes=(
+        "The cross-entropy is of the softmax, whatever the activation of the Dice loss; for one channel it is binary.",
+        "Class indices as targets: its mean divides by the weights of the labels; dense ones: by their number.",
+        *REGION_NOTES,
+    ),
+)
+def dice_ce(loss: Given) -> Spec:
+    """A weighted sum of the Dice loss and the cross-entropy."""
+    overlap = dice(loss.part("dice"))
+    entropy = loss.part("cross_entropy")
+    labels = loss.part("dice")["to_onehot_y"]
+    weights = entropy["weight"]
+    classes = loss.context.classes
+    if classes is None and not labels and not loss.part("dice")["softmax"] and weights is None:
+        loss.refuse("lambda_ce", "the cross-entropy of one channel is another than of several: say classes=...")
+    if classes == 1:
+        pos_weight = None if weights is None else numbers(weights)[0]
+        return loss["lambda_dice"] * _one_channel(loss.part("dice")) + loss["lambda_ce"] * BinaryCrossEntropy(
+            pos_weight=pos_weight, empty="nan"
+        )
+    return loss["lambda_dice"] * overlap + loss["lambda_ce"] * CrossEntropy(
+        class_weights=None if weights is None else numbers(weights),
+        label_smoothing=max(0.0, entropy["label_smoothing"]),
+        normalizer="weights" if labels else "valid",
+        empty="nan",
+    )
+
+
+def _one_channel(given: Given) -> Spec:
+    """The Dice loss of one channel, for which all options about classes are ignored."""
+    neutral = {"softmax": False, "to_onehot_y": False, "include_background": True, "class_weight": None}
+    return dice(
+        Given(given.label, given.vendor, lambda o: neutral[o] if o in neutral else given.read(o), given.context)
+    )
+
+
+@importer(
+    "DiceFocalLoss",
+    "dice",
+    Dice,
+    Jaccard,
+    BinaryFocal,
+    holds=f"{LABELS}; targets of 0 and 1; {SEVERAL}",
+    notes=("The focal loss is that of the sigmoid, whatever the activation of the Dice loss.", *REGION_NOTES),
+)
+def dice_focal(loss: Given) -> Spec:
+    """A weighted sum of the Dice loss and the sigmoid's focal loss."""
+    return loss["lambda_dice"] * dice(loss.part("dice")) + loss["lambda_focal"] * focal(loss.part("focal"))
+
+
+@importer(
+    "SSIMLoss",
+    "ssim_loss",
+    SSIM,
+    holds="inputs with spatial axes at least as long as the window",
+    notes=("Variances are differences of large numbers there; here their cancellation is avoided where it can be.",),
+)
+def ssim(loss: Given) -> Spec:
+    """One less the mean structural similarity, under a Gaussian window."""
+    if loss["reduction"] != "mean":
+        loss.refuse("reduction", 'no normalizer is what the means of samples leave of it; import it with "mean"')
+    kernel = str(loss["kernel_type"])
+    if kernel.rsplit(".", 1)[-1].lower() != "gaussian":
+        loss.refuse("kernel_type", "a spec's window is Gaussian")
+    loss.fixed("k1", 0.01, why="a spec's is 0.01")
+    loss.fixed("k2", 0.03, why="a spec's is 0.03")
+    windows, sigmas = set(_all(loss["kernel_size"])), set(_all(loss["kernel_sigma"]))
+    if len(windows) > 1:
+        loss.refuse("kernel_size", "a spec's window is of one size")
+    if len(sigmas) > 1:
+        loss.refuse("kernel_sigma", "a spec's window has one sigma")
+    return SSIM(data_range=loss["_data_range"], window=windows.pop(), sigma=sigmas.pop(), empty="nan")
+
+
+@importer(
+    "BoundaryLoss",
+    "boundary_loss",
+    DistanceMap,
+    holds=f"2 or 3 spatial axes; class indices where to_onehot_y=True, else targets of 0 and 1; {SEVERAL}",
+)
+def boundary(loss: Given) -> Spec:
+    """Probability times signed distance; batch=True takes the same mean in another order."""
+    loss.fixed("include_background", True, why="a DistanceMap has no option to leave out a class")
+    if loss["reduction"] != "mean":
+        loss.refuse("reduction", 'no normalizer is what the means of samples leave of it; import it with "mean"')
+    return DistanceMap(activation=activation(loss), empty="nan")
+
+
+def _all(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+OTHER = "no term is of this kind"
+refuses(
+    "monai",
+    f"{PACKAGE}.dice",
+    GeneralizedDiceLoss="no term weighs classes by their size in the target",
+    GeneralizedDiceFocalLoss="no term weighs classes by their size in the target",
+    GeneralizedWassersteinDiceLoss="no term has distances between classes",
+    MaskedDiceLoss="its mask multiplies predictions and targets; import the DiceLoss and give the call a boolean mask "
+    "as sample weight",
+)
+refuses(
+    "monai",
+    f"{PACKAGE}.spatial_mask",
+    MaskedLoss="its mask multiplies predictions and targets; import the loss itself and give the call a boolean mask "
+    "as sample weight",
+)
+refuses("monai", f"{PACKAGE}.mcc_loss", MCCLoss="no term is the correlation coefficient of Matthews")
+refuses("monai", f"{PACKAGE}.unified_focal_loss", AsymmetricUnifiedFocalLoss=OTHER)
+refuses("monai", f"{PACKAGE}.nacl_loss", NACLLoss=OTHER)
+refuses("monai", f"{PACKAGE}.hausdorff_loss", HausdorffDTLoss=OTHER, LogHausdorffDTLoss=OTHER)
