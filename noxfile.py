@@ -114,6 +114,12 @@ def accuracy(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["env"])
+def terms(session: nox.Session) -> None:
+    """Write docs/terms.md, the table of the terms, from the registry."""
+    run(session, "python", "benchmarks/terms.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
 def bench(session: nox.Session) -> None:
     """Measure the cost against plain code."""
     run(session, "python", "benchmarks/cost.py", *session.posargs, variables=VARIABLES)

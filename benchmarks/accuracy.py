@@ -44,9 +44,10 @@ SCALES = (0.01, 0.3, 1.0, 3.0, 10.0, 40.0)
 
 
 def softmax(x: Array) -> Array:
-    """Probabilities in float32, as a network gives them."""
+    """Probabilities in float32, as a network gives them; no subnormals, which exact numerics read as 0."""
     e = np.exp(np.float64(x) - x.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True)).astype(np.float32)
+    p = e / e.sum(-1, keepdims=True)
+    return np.where(p < 2.0**-126, 0.0, p).astype(np.float32)
 
 
 def one_hot(labels: Array, classes: int) -> Array:

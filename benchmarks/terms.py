@@ -82,7 +82,7 @@ def described(cls: type[Term], name: str) -> str:
 
 def equivalents(term: str) -> list[Any]:
     """The other libraries' losses that are imported as this term."""
-    return [row for row in vendors.ROWS if row.term == term]
+    return [row for row in vendors.ROWS.values() if term in row.terms]
 
 
 def number(value: float | None) -> str:
@@ -94,8 +94,7 @@ def page() -> str:
     """The whole page."""
     errors = json.loads((DOCS / "accuracy.json").read_text())
     lines = [
-        HEAD
-        + "| term | input axes | equivalents | exact: loss, gradient | native torch | native TF | zero gradient |",
+        HEAD + "| term | input axes | equivalents | exact: loss, gradient | native torch | native TF | zero gradient |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, term in sorted(TERMS.items()):
@@ -114,8 +113,7 @@ def page() -> str:
             lines += [f"| `{n}` | `{default}` | {text.replace('|', chr(92) + '|')} |" for n, default, text in rows]
         for row in equivalents(name):
             held = f", for {row.holds}" if row.holds else ""
-            notes = f" {row.notes}" if row.notes else ""
-            lines += ["", f"- {row.vendor} {row.version} `{row.name}`{held}.{notes}"]
+            lines += ["", " ".join([f"- {row.vendor} {row.version} `{row.name}`{held}.", *row.notes])]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 

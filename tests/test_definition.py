@@ -72,9 +72,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NAN, INF = math.nan, math.inf
 TINY = 2.0**-126  # the smallest normal float32
-EXP_BOUND = 2.0**-33  # of the relative errors, of exp* where it is not 0; over all q that of log1p* is 2^-27.91
+# Of the relative errors, of exp* where it is not 0. Over all k and both ends of r the largest of exp* is 2^-32.76, over
+# all q that of log1p* is 2^-27.91; those of ln* and ln1p* were 2^-46.98, of ex* 2^-47.36.
+EXP_BOUND = 2.0**-32.7
 LOG1P_BOUND = 2.0**-27.9
-LN_BOUND, EX_BOUND = 2.0**-46.9, 2.0**-47.9
+LN_BOUND, EX_BOUND = 2.0**-46.9, 2.0**-47.3
 ULP = 2.0**-23  # of float32, at 1
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -285,7 +287,7 @@ def test_exact_sum_of_what_is_not_finite() -> None:
 
 def relative_error(found: float, true: Callable[[Decimal], Decimal], v: float) -> float:
     with localcontext() as context:
-        context.prec = 400
+        context.prec = 120
         truth = true(Decimal(v))
         return float(abs((Decimal(found) - truth) / truth))
 
@@ -299,7 +301,7 @@ def test_exp_star_is_within_its_bound(d: float) -> None:
     assert relative_error(exp_star(d), Decimal.exp, d) < EXP_BOUND
 
 
-@pytest.mark.parametrize("d", [-(2.0**-30), -5e-324, -(2.0**-16), -1.0, -87.33, -87.336])
+@pytest.mark.parametrize("d", [-(2.0**-30), -5e-324, -(2.0**-16), -1.0, -87.33, -87.336, -18.71533203125])
 def test_exp_star_is_within_its_bound_at_the_edges(d: float) -> None:
     assert relative_error(exp_star(d), Decimal.exp, d) < EXP_BOUND
 
@@ -363,7 +365,7 @@ def test_ln_star_is_within_its_bound_at_the_edges(v: float) -> None:
 
 @given(st.floats(-1 + 2.0**-40, 1e30) | st.floats(-0.3, 0.6) | st.floats(-1e-12, 1e-12))
 def test_ln1p_star_is_within_its_bound(s: float) -> None:
-    if abs(s) > 1e-290:  # below, chop keeps fewer bits
+    if abs(s) > 1e-60:  # below, the decimals are too few
         assert relative_error(ln1p_star(s), true_log1p, s) < LN_BOUND
 
 
@@ -372,6 +374,7 @@ def test_ln1p_star_is_within_its_bound_at_the_edges(s: float) -> None:
     assert relative_error(ln1p_star(s), true_log1p, s) < LN_BOUND
 
 
+@settings(deadline=None)
 @given(st.floats(-87.3, 88.7) | st.floats(-1, 1) | st.floats(-1e-9, 1e-9))
 def test_ex_star_is_within_its_bound(d: float) -> None:
     assert relative_error(ex_star(d), Decimal.exp, d) < EX_BOUND
@@ -1025,9 +1028,10 @@ def test_squared_logarithmic_error_below_epsilon_and_far_apart() -> None:
 
 def test_log_cosh_at_both_ends() -> None:
     x = f32([1e-15, 1e-3, 0.999, 1.001, 80, 1e30, INF, -INF])
-    found = evaluate(LogCosh(), x, x * 0, reduction="none")
-    ends = [5e-31, float(x[1]) ** 2 / 2, *(math.log(math.cosh(v)) for v in map(float, x[2:5])), 1e30, INF, INF]
-    np.testing.assert_allclose(found.loss, ends, rtol=2e-7)
+    found = evaluate(LogCosh(), x, np.zeros_like(x), reduction="none")
+    small = float(x[1])
+    ends = [5e-31, small**2 / 2 - small**4 / 12, *(math.log(math.cosh(v)) for v in map(float, x[2:5])), 1e30, INF, INF]
+    np.testing.assert_allclose(found.loss, ends, rtol=ULP)
     np.testing.assert_allclose(found.gradient, np.tanh(x.astype(float)), rtol=ULP)
 
 
@@ -1236,6 +1240,645 @@ def test_boundary_needs_spatial_axes() -> None:
     for shape in ((3, 2), (1, 2, 2, 2, 2, 2)):
         with pytest.raises(ValueError, match="expected 1 to 3 for Boundary"):
             evaluate(Boundary(), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+
+
+# Sobel, distances, windows, differences -----------------------------------------------------------------------
+
+
+def along(matrix: Array, axis: int, shape: tuple[int, ...]) -> Array:
+    """A matrix for one axis, as a matrix over the positions."""
+    result = np.ones((1, 1), np.int64)
+    for a, size in enumerate(shape):
+        result = np.kron(result, matrix if a == axis else np.eye(size, dtype=np.int64))
+    return result
+
+
+def neighbour_matrix(size: int, step: int, padding: Any) -> Array:
+    """Row i selects what stands at i + step."""
+    fill: dict[str, Any] = {"constant_values": -1} if padding == "zeros" else {}
+    padded = np.pad(np.arange(size), 1, mode=PADDINGS[padding], **fill)  # type: ignore[call-overload]
+    return (padded[1 + step : 1 + step + size][:, None] == np.arange(size)).astype(np.int64)
+
+
+def sobel_matrix(shape: tuple[int, ...], k: int, padding: Any) -> Array:
+    """The difference along axis k, smoothed along the others."""
+    result = np.eye(math.prod(shape), dtype=np.int64)
+    for axis, size in enumerate(shape):
+        low, high = (neighbour_matrix(size, step, padding) for step in (-1, 1))
+        one = high - low if axis == k else low + high + 2 * np.eye(size, dtype=np.int64)
+        result = along(one, axis, shape) @ result
+    return result
+
+
+@pytest.mark.parametrize("spatial", SPATIAL, ids=str)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_sobel_is_its_matrices_and_its_gradient_their_transposes(spatial: tuple[int, ...], padding: Any) -> None:
+    # small integers: every step is exact, so the bits must be equal
+    draw = random(math.prod(spatial))
+    n = math.prod(spatial)
+    matrices = [sobel_matrix(spatial, k, padding) for k in range(len(spatial))]
+    x = draw.integers(-9, 10, (2, *spatial, 2))
+    t = draw.integers(-9, 10, x.shape)
+    s = draw.integers(0, 4, (2, *spatial))
+    responses = [np.einsum("ij,bjc->bic", m, (x - t).reshape(2, n, 2)) for m in matrices]
+    spec = Boundary(kernel="sobel", padding=padding)
+    found = evaluate(spec, x.astype(np.float32), t, sample_weight=s, reduction="none")
+    squares = sum((r**2).sum(-1) for r in responses).reshape(s.shape)  # type: ignore[union-attr]
+    assert_same_bits(found.loss, (s * squares / 2).astype(np.float32))
+    flat = s.reshape(2, n, 1)
+    gradient = sum(np.einsum("ij,bic->bjc", m, flat * r) for m, r in zip(matrices, responses, strict=True))
+    assert_same_bits(found.gradient, gradient.reshape(x.shape).astype(np.float32))  # type: ignore[union-attr]
+
+
+def test_sobel_on_probabilities_is_the_chain_rule() -> None:
+    spatial = (4, 3)
+    x, labels = logits(1, *spatial, 3), random(1).integers(0, 3, (1, *spatial))
+    exps = np.exp(x.reshape(12, 3).astype(float))
+    p = exps / exps.sum(-1, keepdims=True)
+    value, back = 0.0, np.zeros((12, 3))
+    for k in range(2):
+        matrix = sobel_matrix(spatial, k, "reflect")
+        response = matrix @ (p - np.eye(3)[labels.ravel()])
+        value += (response**2).sum() / 36
+        back += 2 * matrix.T @ response / 36
+    found = evaluate(Boundary(kernel="sobel", on="probabilities", padding="reflect"), x, labels)
+    assert found.loss == close(value, rel=2 * ULP)
+    expected = (p * (back - (p * back).sum(-1, keepdims=True))).reshape(x.shape)
+    np.testing.assert_allclose(found.gradient, expected, rtol=0, atol=2 * ULP * abs(expected).max())
+
+
+def test_sobel_counts_as_the_laplacian_with_its_diagonals() -> None:
+    labels = random(2).integers(0, 3, (2, 6, 5))
+    labels[0, 2, 1] = labels[1, 5, 4] = 9
+    x = logits(2, 6, 5, 3)
+    counted = [
+        evaluate(Boundary(kernel=kernel, ignore_index=9), x, labels, reduction="none").loss > 0
+        for kernel in ("sobel", "laplacian8")
+    ]
+    np.testing.assert_array_equal(*counted)
+    assert not counted[0].all()
+
+
+ROOT2, ROOT5 = math.sqrt(2), math.sqrt(5)
+
+
+def distances_of(inside: Any, valid: Any = None, **options: Any) -> Array:
+    """What DistanceMap sees of one class: its map on an input of ones."""
+    t = f32(inside)[None, ..., None]
+    mask = None if valid is None else np.asarray(valid, bool)[None]
+    spec = DistanceMap(activation="none", **options)
+    return np.asarray(evaluate(spec, t * 0 + 1, t, sample_weight=mask, reduction="none").loss[0])
+
+
+def test_distances_are_to_the_other_side() -> None:
+    np.testing.assert_array_equal(distances_of([0, 0, 1, 1, 1, 1, 0]), [2, 1, 0, -1, -1, 0, 1])
+    expected = f32([[ROOT5, 2, ROOT5], [ROOT2, 1, ROOT2], [1, 0, 1]])
+    np.testing.assert_array_equal(distances_of([[0, 0, 0], [0, 0, 0], [0, 1, 0]]), expected)
+    hole = distances_of([[1, 1, 1], [1, 1, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(hole, f32(1 - np.array([[ROOT5, 2, ROOT5], [ROOT2, 1, ROOT2], [1, 0, 1]])))
+    volume = np.zeros((3, 3, 3))
+    volume[0, 0, 0] = 1
+    assert distances_of(volume)[2, 2, 2] == np.float32(math.sqrt(12)) and distances_of(volume)[0, 2, 1] == np.float32(
+        ROOT5
+    )
+    for nothing in (np.zeros((3, 2)), np.ones((3, 2))):
+        assert not distances_of(nothing).any()
+    np.testing.assert_array_equal(distances_of([0.5, 0.5000001, 0.4]), [1, 0, 1])
+
+
+def test_distances_take_masked_positions_as_outside() -> None:
+    np.testing.assert_array_equal(distances_of([1, 1, 1, 1, 1], [1, 1, 1, 0, 1]), [-2, -1, 0, 0, 0])
+    assert not distances_of([0, 0, 1, 0], [1, 1, 0, 1]).any()
+
+
+def test_distances_of_samples_and_classes_are_their_own() -> None:
+    draw = random(3)
+    labels = draw.integers(0, 3, (2, 3, 4))
+    grid = np.stack(np.meshgrid(np.arange(3), np.arange(4), indexing="ij"), -1).reshape(12, 2)
+    apart = np.sqrt(((grid[:, None] - grid[None]) ** 2).sum(-1))
+    expected = np.zeros((2, 12, 3))
+    for b, c in product(range(2), range(3)):
+        inside = labels[b].ravel() == c
+        nearest = np.where(inside, np.inf, apart)[:, :].min(1), np.where(inside, apart, np.inf).min(1)
+        expected[b, :, c] = np.where(inside, 1 - nearest[0], nearest[1])
+    x = logits(2, 3, 4, 3)
+    found = evaluate(DistanceMap(), x, labels, reduction="sum")
+    exps = np.exp(x.reshape(2, 12, 3).astype(float))
+    p = exps / exps.sum(-1, keepdims=True)
+    assert found.loss == close((p * f32(expected)).sum() / 3, rel=4 * ULP)
+    gradient = (p * (expected - (p * expected).sum(-1, keepdims=True)) / 3).reshape(x.shape)
+    np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=2 * ULP * abs(gradient).max())
+    given = evaluate(DistanceMap(target="distances"), x, f32(expected).reshape(x.shape), reduction="sum")
+    assert_same_bits(given.loss, found.loss)
+    assert_same_bits(given.gradient, found.gradient)
+    with pytest.raises(ValueError, match="expected dense targets for DistanceMap"):
+        evaluate(DistanceMap(target="distances"), x, labels)
+
+
+def test_distance_map_through_the_sigmoid() -> None:
+    x, t = f32([[0.5, NAN, -3], [1, NAN, 2]])[..., None], f32([[-1, 0, 2], [0, 1, -2]])[..., None]
+    spec = DistanceMap(activation="sigmoid", target="distances")
+    found = evaluate(spec, x, t, sample_weight=np.array([[1, 1, 1], [1, 0, 1]], bool), reduction="none")
+    p = 1 / (1 + np.exp(-np.where(np.isnan(x), 0, x).astype(float)))
+    np.testing.assert_allclose(found.loss, (p * t)[..., 0] * [[1, 1, 1], [1, 0, 1]], rtol=ULP)
+    np.testing.assert_allclose(
+        found.gradient, t * p * (1 - p) * np.isfinite(x), rtol=2 * ULP
+    )  # no NaN: D = 0, or masked
+    assert np.isnan(evaluate(spec, x, t).gradient[1, 1])
+
+
+def test_a_label_out_of_range_has_no_distance() -> None:
+    x, labels = logits(1, 4, 2), np.array([[0, 1, 7, 0]])
+    found = evaluate(DistanceMap(), x, labels, labels="nan", reduction="none")
+    np.testing.assert_array_equal(np.isnan(found.loss), [[False, False, True, False]])
+    np.testing.assert_array_equal(np.isnan(found.gradient).all(-1), [[False, False, True, False]])
+
+
+def decimal_ssim(x: Array, t: Array, spec: Any) -> tuple[list[float], Array]:
+    """Of one channel on a plane: the map at the positions that count, and the gradient of its sum."""
+    half = spec.window // 2
+    e = [math.exp(-(j * j) / (2 * spec.sigma**2)) for j in range(-half, half + 1)]
+    omega = [d32(v / math.fsum(e)) for v in e]
+    c1, c2 = d32((0.01 * spec.data_range) ** 2), d32((0.03 * spec.data_range) ** 2)
+    rows, columns = x.shape
+    answers = decimals(t.ravel())
+    centres = list(product(range(half, rows - half), range(half, columns - half)))
+
+    def at(v: Numbers, row: int, column: int) -> Decimal:
+        def mean(function: Callable[[Decimal, Decimal], Decimal]) -> Decimal:
+            steps = product(range(spec.window), repeat=2)
+            where = [(i, j, (row + i - half) * columns + column + j - half) for i, j in steps]
+            return total(omega[i] * omega[j] * function(v[k], answers[k]) for i, j, k in where)
+
+        mx, mt = mean(lambda a, b: a), mean(lambda a, b: b)
+        sx, st_, sxt = (
+            mean(lambda a, b: a * a) - mx * mx, mean(lambda a, b: b * b) - mt * mt, mean(lambda a, b: a * b) - mx * mt,
+        )  # fmt: skip
+        similarity = (2 * mx * mt + c1) * (2 * sxt + c2) / ((mx * mx + mt * mt + c1) * (sx + st_ + c2))
+        return 1 - similarity
+
+    numbers = decimals(x.ravel())
+    values = [float(at(numbers, *centre)) for centre in centres]
+    gradient = slopes(lambda v: total(at(v, *centre) for centre in centres), numbers)
+    return values, np.array(gradient).reshape(x.shape)
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.01])
+@pytest.mark.parametrize("spec", [SSIM(window=3), SSIM(window=3, sigma=0.6, data_range=4)], ids=str)
+def test_ssim_is_its_formula(spec: Any, noise: float) -> None:
+    draw = random(5)
+    t = f32(draw.random((4, 5)))
+    x = f32(t + noise * draw.standard_normal((4, 5)))
+    with localcontext() as context:
+        context.prec = 60
+        values, gradient = decimal_ssim(x, t, spec)
+    found = evaluate(spec, x[None, ..., None], t[None, ..., None], reduction="none")
+    inner = found.loss[0, 1:-1, 1:-1].ravel()
+    np.testing.assert_allclose(inner, values, rtol=ULP)
+    edge = found.loss[0].copy()
+    edge[1:-1, 1:-1] = 0
+    assert not edge.any()
+    np.testing.assert_allclose(found.gradient[0, ..., 0], gradient, rtol=0, atol=2 * ULP * abs(gradient).max())
+
+
+def test_ssim_counts_whole_windows() -> None:
+    x, t = logits(1, 5, 6, 2), logits(1, 5, 6, 2, seed=1)
+    same = evaluate(SSIM(window=3), x, x, reduction="none")
+    assert not same.loss.any() and not same.gradient.any()
+    assert not evaluate(SSIM(), x, t).loss.any()  # a window of 11
+    mask = np.ones((1, 5, 6), bool)
+    mask[0, 1, 1] = False
+    values = evaluate(SSIM(window=3), x, t, sample_weight=mask, reduction="none")
+    near = np.maximum(*np.meshgrid(abs(np.arange(5) - 1), abs(np.arange(6) - 1), indexing="ij")) <= 1
+    inner = np.zeros((5, 6), bool)
+    inner[1:-1, 1:-1] = True
+    np.testing.assert_array_equal(values.loss[0] > 0, inner & ~near)
+    mean = evaluate(SSIM(window=3), x, t, sample_weight=mask)
+    assert mean.loss == close(values.loss.astype(float).sum() / (inner & ~near).sum(), rel=2 * ULP)
+    spoiled = x.copy()
+    spoiled[~mask] = NAN
+    found = evaluate(SSIM(window=3), spoiled, t, sample_weight=mask)
+    assert_same_bits(found.loss, mean.loss)
+    assert_same_bits(found.gradient, mean.gradient)
+    # without the mask the NaN is seen by every window that holds it
+    seen = evaluate(SSIM(window=3), spoiled, t, reduction="none")
+    np.testing.assert_array_equal(np.isnan(seen.loss[0]), inner & near)
+
+
+@pytest.mark.parametrize("spatial", [(5,), (3, 4), (2, 3, 2), (1, 3)], ids=str)
+def test_total_variation_is_the_sum_of_absolute_differences(spatial: tuple[int, ...]) -> None:
+    draw = random(7)
+    x, s = draw.integers(-4, 5, (2, *spatial, 2)), draw.integers(0, 3, (2, *spatial))
+    expected, gradient = np.zeros(s.shape), np.zeros(x.shape)
+    for axis in range(1, 1 + len(spatial)):
+        step = np.diff(x, axis=axis)
+        here = tuple(slice(0, -1) if a == axis else slice(None) for a in range(s.ndim))
+        there = tuple(slice(1, None) if a == axis else slice(None) for a in range(s.ndim))
+        expected[here] += abs(step).sum(-1) / 2
+        pull = np.sign(step) * s[here][..., None] / 2
+        gradient[here] -= pull
+        gradient[there] += pull
+    found = evaluate(TotalVariation(), f32(x), np.zeros(x.shape, int), sample_weight=s, reduction="none")
+    assert_same_bits(found.loss, (s * expected).astype(np.float32))
+    np.testing.assert_array_equal(found.gradient, gradient)
+
+
+def test_total_variation_leaves_out_differences_to_what_is_not_valid() -> None:
+    x = f32([[1, 2, NAN, 5, 9]])[..., None]
+    mask = np.array([[1, 1, 0, 1, 1]], bool)
+    found = evaluate(TotalVariation(), x, x * 0, sample_weight=mask, reduction="none")
+    np.testing.assert_array_equal(found.loss, [[1, 0, 0, 4, 0]])
+    np.testing.assert_array_equal(found.gradient[..., 0], [[-1, 1, 0, -1, 1]])
+    assert evaluate(TotalVariation(), x, x * 0, sample_weight=mask).loss == 5 / 4
+    assert np.isnan(evaluate(TotalVariation(), x, x * 0, reduction="none").loss[0, 1:3]).all()
+
+
+# Regions ------------------------------------------------------------------------------------------------------
+
+
+def group_score(spec: Any, p: Numbers, t: Numbers, s: Numbers) -> Decimal:
+    """Score of one group, by the docstrings."""
+    overlap = total(w * (min(a, b) if spec.overlap == "minimum" else a * b) for a, b, w in zip(p, t, s, strict=True))
+    size_p, size_t = (
+        total(w * (v * v if spec.squared else v) for v, w in zip(values, s, strict=True)) for values in (p, t)
+    )
+    eta = d32(spec.smooth)
+    below = eta if spec.smooth_denominator is None else d32(spec.smooth_denominator)
+    if isinstance(spec, Dice):
+        above, denominator = 2 * overlap + eta, size_p + size_t + below
+    elif isinstance(spec, Jaccard):
+        above, denominator = overlap + eta, size_p + size_t - overlap + below
+    else:
+        wrong = d32(spec.alpha) * (size_p - overlap) + d32(spec.beta) * (size_t - overlap)
+        above, denominator = overlap + eta, overlap + wrong + below
+    denominator = max(denominator, d32(spec.epsilon))
+    return above / denominator if denominator else Decimal(0)
+
+
+def region_truth(spec: Any, t: Array, s: Array, reduction: str) -> Callable[[Numbers], Decimal]:
+    """M of an input (samples, positions, classes), flattened."""
+    samples, positions, classes = t.shape
+    answers, weights = decimals(t.ravel()), decimals(s.ravel())
+    counted = [c for c in (spec.classes or range(classes)) if c or spec.background]
+
+    def truth(x: Numbers) -> Decimal:
+        p = list(x)
+        for k in range(0, len(x), classes):
+            row = x[k : k + classes]
+            if spec.activation == "softmax":
+                p[k : k + classes] = decimal_softmax(row)  # type: ignore[arg-type]
+            elif spec.activation == "sigmoid":
+                p[k : k + classes] = map(sigmoid, row)
+        losses = []
+        for sample in [[b] for b in range(samples)] if spec.per_sample else [list(range(samples))]:
+            for group in [[c] for c in counted] if spec.per_class else [counted]:
+                where = [(b, i, c) for b in sample for i in range(positions) for c in group]
+                index = [(b * positions + i) * classes + c for b, i, c in where]
+                truths = [answers[k] for k in index]
+                score = group_score(
+                    spec, [p[k] for k in index], truths, [weights[b * positions + i] for b, i, _ in where]
+                )
+                loss = -max(score, d32(spec.epsilon)).ln() if spec.log else 1 - score
+                if isinstance(spec, FocalTversky) and not spec.power_of_mean:
+                    loss = power(loss, spec.gamma)
+                if spec.empty_class != "keep" and not any(truths):
+                    if spec.empty_class == "exclude":
+                        continue
+                    loss = Decimal(0)
+                losses.append(loss if spec.class_weights is None else d32(spec.class_weights[group[0]]) * loss)
+        value = total(losses) / (len(losses) or 1) if reduction == "mean" else total(losses)
+        powered = isinstance(spec, FocalTversky) and spec.power_of_mean
+        return power(value, spec.gamma) if powered else value
+
+    return truth
+
+
+REGIONS: list[Any] = [
+    Dice(),
+    Dice(smooth=1, squared=True, activation="sigmoid"),
+    Dice(per_sample=True, log=True, class_weights=(0.5, 2, 3)),
+    Dice(per_class=False, smooth=1e-5, background=False),
+    Dice(overlap="minimum", activation="none"),
+    Jaccard(),
+    Jaccard(log=True, smooth=0.5, smooth_denominator=1.5),
+    Jaccard(squared=True, per_sample=True, per_class=False, classes=(0, 2)),
+    Jaccard(empty_class="exclude", per_sample=True),
+    Tversky(alpha=0.3, beta=0.7, class_weights=(0.5, 2, 3), empty_class="zero"),
+    Tversky(squared=True, alpha=0.2, beta=1.5, activation="none"),
+    Tversky(overlap="minimum", alpha=0.2, beta=0.9, smooth=0.1),
+    FocalTversky(),
+    FocalTversky(gamma=2.5, per_sample=True, classes=(1, 2)),
+    FocalTversky(power_of_mean=True, class_weights=(0.5, 2, 3)),
+    FocalTversky(power_of_mean=True, gamma=1.5, per_sample=True, empty_class="exclude"),
+    FocalTversky(log=True, gamma=1.3),
+    Dice(epsilon=20),
+    Jaccard(epsilon=20, squared=True, activation="sigmoid"),
+]
+
+
+@pytest.mark.parametrize("spec", REGIONS, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_regions_are_their_ratios(spec: Any, reduction: Any) -> None:
+    samples, positions, classes = 2, 4, 3
+    x = drawn("probabilities" if spec.activation == "none" else "logits", samples, positions, classes)
+    t = drawn("one_hot" if spec.empty_class != "keep" else "soft", samples, positions, classes, seed=3)
+    if spec.empty_class != "keep":
+        t[0, :, 1] = 0  # a class that one sample does not have
+    s = f32(random(4).uniform(0, 2, (samples, positions)))
+    s[0, 1] = 0
+    found = evaluate(spec, x, t, sample_weight=s, reduction=reduction)
+    with localcontext() as context:
+        context.prec = 60
+        truth = region_truth(spec, t, s, reduction)
+        value = float(truth(decimals(x.ravel())))
+        gradient = np.array(slopes(truth, decimals(x.ravel()))).reshape(x.shape)
+    assert found.loss == close(value, rel=4 * ULP)
+    scale = abs(gradient).max()
+    assert scale > 0
+    np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=4 * ULP * scale)
+
+
+def test_regions_of_a_sure_prediction_do_not_cancel() -> None:
+    # 1 - score is about the probability that is wrong
+    for gap in (15, 25, 40):
+        x, labels = f32([[[gap, 0], [0, gap]]]), np.array([[0, 1]])
+        wrong = 1 / (1 + math.exp(gap))
+        for spec, expected in (
+            (Dice(), wrong),
+            (Jaccard(), 2 * wrong / (1 + wrong)),
+            (Dice(log=True), -math.log1p(-wrong)),
+        ):
+            found = evaluate(spec, x, labels)
+            assert found.loss == close(expected, rel=2 * ULP)
+            assert found.gradient[0, 0, 0] < 0
+
+
+def test_a_region_of_nothing() -> None:
+    x, empty = f32([[[0.5, 0], [0.25, 0]]]), f32([[[1, 0], [0, 0]]])  # class 1: neither predicted nor there
+
+    def found(**options: Any) -> tuple[float, list[float]]:
+        result = evaluate(Dice(activation="none", **options), x, empty)
+        return float(result.loss), result.gradient[0, :, 1].tolist()
+
+    own = 1 - 1 / 1.75  # of class 0
+    assert found() == (close((own + 1) / 2, rel=ULP), [0, 0])  # 0 / epsilon
+    assert found(epsilon=0) == (close((own + 1) / 2, rel=ULP), [0, 0])  # 0 / 0
+    smooth = 1 - 2 / 2.75
+    assert found(smooth=1) == (close(smooth / 2, rel=ULP), [0.5, 0.5])
+    for empty_class, count in (("zero", 2), ("exclude", 1)):
+        assert found(smooth=1, empty_class=empty_class) == (close(smooth / count, rel=ULP), [0, 0])
+    alone = evaluate(Dice(activation="none", classes=(1,), empty_class="exclude"), x, empty)
+    assert alone.loss == 0 and not bits_of(alone.gradient).any()
+    # with targets but below epsilon, the denominator is a constant: the gradient is that of -2 I / epsilon
+    small = evaluate(Dice(activation="none", epsilon=8, classes=(0,)), x, empty)
+    assert small.loss == 1 - 1 / 8 and small.gradient[0].tolist() == [[-0.25, 0], [0, 0]]
+
+
+def test_a_logarithm_of_a_region_stops_at_epsilon() -> None:
+    x, t = f32([[[0.0], [1.0]]]), f32([[[1.0], [0.0]]])
+    found = evaluate(Dice(activation="none", log=True, epsilon=0.125), x, t)
+    assert found.loss == close(math.log(8), rel=ULP) and not found.gradient.any()
+    powered = evaluate(FocalTversky(activation="none", log=True, epsilon=0.125, gamma=2), x, t)
+    assert powered.loss == close(math.log(8) ** 2, rel=ULP) and not powered.gradient.any()
+
+
+def test_a_power_of_no_loss_has_no_gradient() -> None:
+    t = f32([[[1, 0], [0, 1]]])
+    for power_of_mean in (False, True):
+        found = evaluate(FocalTversky(activation="none", power_of_mean=power_of_mean), t, t)
+        assert found.loss == 0 and not bits_of(found.gradient).any()
+
+
+REGION_TERMS = [Dice, Jaccard, Tversky, FocalTversky]
+
+
+@pytest.mark.parametrize("term", REGION_TERMS)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+def test_regions_do_not_see_what_is_hidden(term: Any, activation: Any) -> None:
+    x, labels = abs(logits(2, 5, 3)), random(1).integers(0, 3, (2, 5))
+    hidden = random(2).random((2, 5)) < 0.3
+    assert hidden.any(1).all()
+    spoiled = x.copy()
+    spoiled[hidden] = NAN
+    for per_sample in (False, True):
+        spec = term(activation=activation, per_sample=per_sample, ignore_index=9)
+        shorter = spec if per_sample else term(activation=activation)
+        ignored = evaluate(spec, spoiled, np.where(hidden, 9, labels))
+        masked = evaluate(spec, spoiled, labels, sample_weight=~hidden)
+        weightless = evaluate(spec, spoiled, labels, sample_weight=(~hidden).astype(np.float32))
+        for found in (masked, weightless):
+            assert_same_bits(found.loss, ignored.loss)
+            assert_same_bits(found.gradient, ignored.gradient)
+        assert not bits_of(ignored.gradient[hidden]).any() and np.isfinite(ignored.gradient).all()
+        if not per_sample:  # the batch is one group: without the hidden positions it is the same
+            rest = evaluate(shorter, x[~hidden], labels[~hidden])
+            assert_same_bits(rest.loss, ignored.loss)
+            assert_same_bits(rest.gradient, ignored.gradient[~hidden])
+    assert np.isnan(evaluate(term(activation=activation), spoiled, labels).loss)
+
+
+def test_the_minimum_has_half_its_slope_where_both_are_equal() -> None:
+    x, t = f32([[[0.25], [0.5], [0.75]]]), f32([[[0.5], [0.5], [0.5]]])
+    found = evaluate(Dice(activation="none", overlap="minimum"), x, t)
+    # 1 - 2 I / (P + T), I = 1.25, P + T = 3
+    slope = [-(2 * d * 3 - 2.5) / 9 for d in (1, 0.5, 0)]
+    np.testing.assert_allclose(found.gradient[0, :, 0], slope, rtol=ULP)
+    assert found.loss == close(1 - 2.5 / 3, rel=ULP)
+    assert np.isnan(evaluate(Dice(activation="none", overlap="minimum"), x * NAN, t).loss)
+
+
+@pytest.mark.parametrize("term", [*REGION_TERMS, Lovasz])
+def test_regions_have_no_map(term: Any) -> None:
+    x, labels = logits(2, 3, 2), np.zeros((2, 3), int)
+    with pytest.raises(ValueError, match="has no map"):
+        evaluate(CrossEntropy() + term(), x, labels, reduction="none")
+    # but a sum with a term that has one
+    both = evaluate(CrossEntropy() + 0.5 * term(), x, labels)
+    alone = evaluate(CrossEntropy(), x, labels), evaluate(term(), x, labels)
+    assert both.loss == close(float(alone[0].loss) + 0.5 * float(alone[1].loss), rel=ULP)
+    expected = alone[0].gradient + 0.5 * alone[1].gradient
+    np.testing.assert_allclose(both.gradient, expected, rtol=0, atol=ULP * abs(expected).max())
+
+
+def lovasz_truth(spec: Any, t: Array) -> Callable[[Numbers], Decimal]:
+    """The mean over the samples, by the docstring: errors in order, and a Jaccard loss for every k."""
+    samples, positions, classes = t.shape
+    if not spec.per_sample:
+        samples, positions = 1, samples * positions
+    answers = t.reshape(samples, positions, classes)
+
+    def jaccard(labels: list[int], k: int) -> Decimal:
+        found, present = sum(labels[:k]), sum(labels)
+        return 1 - Decimal(present - found) / Decimal(present + k - found) if k else Decimal(0)
+
+    def truth(x: Numbers) -> Decimal:
+        means = []
+        for b in range(samples):
+            rows = [x[k * classes : (k + 1) * classes] for k in range(b * positions, (b + 1) * positions)]
+            p = [decimal_softmax(row) for row in rows] if spec.activation == "softmax" else rows
+            losses = []
+            for c in range(classes):
+                labels = [int(v) for v in answers[b, :, c]]
+                if spec.activation == "hinge":
+                    errors = [
+                        max(Decimal(0), 1 - (2 * label - 1) * row[c]) for label, row in zip(labels, p, strict=True)
+                    ]
+                else:
+                    errors = [abs(label - row[c]) for label, row in zip(labels, p, strict=True)]
+                order = sorted(range(positions), key=lambda i, errors=errors: -errors[i])  # type: ignore[misc]
+                ranked = [labels[i] for i in order]
+                steps = [jaccard(ranked, k + 1) - jaccard(ranked, k) for k in range(positions)]
+                if spec.classes == "all" or any(labels):
+                    losses.append(total(errors[i] * step for i, step in zip(order, steps, strict=True)))
+            means.append(total(losses) / (len(losses) or 1))
+        return total(means) / samples
+
+    return truth
+
+
+@pytest.mark.parametrize("activation", ["softmax", "none", "hinge"])
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_lovasz_is_its_formula(activation: Any, per_sample: bool, classes: Any) -> None:
+    spec = Lovasz(activation=activation, per_sample=per_sample, classes=classes)
+    x = logits(2, 4, 3) if activation != "none" else 3 * drawn("probabilities", 2, 4, 3) - 1  # some are outside [0, 1]
+    labels = np.array([[0, 2, 2, 0], [1, 0, 0, 1]])
+    t = np.eye(3)[labels]
+    found = evaluate(spec, x, labels)
+    with localcontext() as context:
+        context.prec = 60
+        truth = lovasz_truth(spec, t)
+        value = float(truth(decimals(x.ravel())))
+        gradient = np.array(slopes(truth, decimals(x.ravel()))).reshape(x.shape)
+    assert found.loss == close(value, rel=4 * ULP)
+    np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=4 * ULP * abs(gradient).max())
+    added = evaluate(spec, x, labels, reduction="sum")
+    assert added.loss == close(value * (2 if per_sample else 1), rel=4 * ULP)
+    np.testing.assert_allclose(
+        added.gradient, gradient * (2 if per_sample else 1), rtol=0, atol=8 * ULP * abs(gradient).max()
+    )
+
+
+def test_lovasz_orders_equal_errors_by_their_positions() -> None:
+    x, labels = f32([[[0.5], [0.5]], [[0.5], [0.5]]]), f32([[[0], [1]], [[0], [1]]])
+    found = evaluate(Lovasz(activation="none"), x, labels)
+    # steps: 2 / (3 * 2), 1 / 3, 1 / (4 * 3), 1 / 4
+    np.testing.assert_array_equal(found.gradient.ravel(), f32([1 / 3, -1 / 3, 1 / 12, -1 / 4]))
+    assert found.loss == 0.5
+    wide = evaluate(Lovasz(activation="none"), np.tile(x[:1], (1, 3, 1)), np.tile(labels[:1], (1, 3, 1)))
+    steps = [3 / (4 * 3), 1 / 4, 2 / (5 * 4), 1 / 5, 1 / (6 * 5), 1 / 6]
+    np.testing.assert_allclose(wide.gradient.ravel(), [step * (-1) ** i for i, step in enumerate(steps)], rtol=ULP)
+
+
+def test_lovasz_at_its_edges() -> None:
+    spec = Lovasz(activation="hinge")
+    x, labels = f32([[[2], [1], [-3], [0.5]]]), f32([[[1], [1], [0], [0]]])
+    found = evaluate(spec, x, labels)  # errors 0, 0, 0 and 1.5, whose step is 2 / (3 * 2)
+    np.testing.assert_array_equal(found.gradient.ravel(), f32([0, 0, 0, 1 / 3]))
+    assert found.loss == 0.5
+    none = f32([[[0.75], [0.25]]]), np.zeros((1, 2, 1), np.float32)
+    assert evaluate(Lovasz(activation="none"), *none).loss == 0
+    every = evaluate(Lovasz(activation="none", classes="all"), *none)
+    assert every.loss == 0.75 and every.gradient.ravel().tolist() == [1, 0]
+    with pytest.raises(ValueError, match="a boolean mask"):
+        evaluate(Lovasz(), logits(1, 2, 2), np.zeros((1, 2), int), sample_weight=f32([1]))
+    x, labels = logits(1, 4, 2), np.array([[0, 1, 7, 0]])
+    assert np.isnan(evaluate(Lovasz(), x, labels, labels="nan").loss)
+    assert np.isnan(evaluate(Lovasz(), x, labels, labels="nan").gradient[0, 2]).all()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "none", "hinge"])
+def test_lovasz_does_not_see_what_is_hidden(activation: Any) -> None:
+    x, labels = logits(2, 5, 3), random(1).integers(0, 3, (2, 5))
+    hidden = random(2).random((2, 5)) < 0.3
+    spoiled = x.copy()
+    spoiled[hidden] = NAN
+    ignored = evaluate(Lovasz(activation=activation, ignore_index=9), spoiled, np.where(hidden, 9, labels))
+    masked = evaluate(Lovasz(activation=activation), spoiled, labels, sample_weight=~hidden)
+    rest = evaluate(Lovasz(activation=activation), x[~hidden], labels[~hidden])
+    for found in (masked, rest):
+        assert_same_bits(found.loss, ignored.loss)
+    assert_same_bits(masked.gradient, ignored.gradient)
+    assert_same_bits(rest.gradient, ignored.gradient[~hidden])
+    assert not bits_of(ignored.gradient[hidden]).any()
+    seen = evaluate(Lovasz(activation=activation), spoiled, labels)
+    assert np.isnan(seen.loss) and np.isnan(seen.gradient[hidden]).all() and np.isfinite(seen.gradient[~hidden]).all()
+
+
+# Penalties ------------------------------------------------------------------------------------------------------
+
+
+def test_penalties_are_sums_over_weights() -> None:
+    w = f32([[1.5, -2, 0], [1e-39, -0.5, 3]])  # one of them a subnormal, which counts as 0
+    for spec, value, gradient in (
+        (0.25 * L1(), 7 / 4, np.sign(w) / 4 * (abs(w) > 1e-38)),
+        (0.25 * L2(), 15.5 / 4, w / 2 * (abs(w) > 1e-38)),
+    ):
+        found = penalty(spec, w, upstream=2)
+        assert_same_bits(found.loss, np.float32(value))
+        assert_same_bits(found.gradient, f32(2 * gradient) + f32(0))
+    both = penalty(0.5 * L1() + 0.25 * L2(), w)
+    assert both.loss == 7 / 2 + 15.5 / 4
+    large = logits(1000)
+    weight = float(np.float32(0.01))
+    assert penalty(0.01 * L2(), large).loss == close(weight * math.fsum(large.astype(float) ** 2), rel=ULP)
+    with pytest.raises(ValueError, match="has no map"):
+        evaluate(L1(), w[0], w[0], reduction="none")
+
+
+# What means divide by -------------------------------------------------------------------------------------------
+
+
+def test_normalizers_are_what_their_names_say() -> None:
+    x, labels = logits(3, 4, 2), random(1).integers(0, 2, (3, 4))
+    labels[0, 1] = labels[2, 3] = 9
+    s = f32(random(2).uniform(0, 2, (3, 4)))
+    values = evaluate(CategoricalHinge(ignore_index=9), x, labels, sample_weight=s, reduction="none").loss
+    counted = labels != 9
+    divisors = {
+        "valid": 10, "elements": 12, "batch": 3, "one": 1, "sample_weights": s[counted].astype(float).sum(),
+    }  # fmt: skip
+    for normalizer, divisor in divisors.items():
+        spec = CategoricalHinge(ignore_index=9, normalizer=normalizer)
+        found = evaluate(spec, x, labels, sample_weight=s)
+        assert found.loss == close(values.astype(float).sum() / divisor, rel=2 * ULP)
+        plain = evaluate(spec, x, labels, sample_weight=s, reduction="sum").gradient
+        np.testing.assert_allclose(found.gradient, plain / divisor, rtol=2 * ULP)
+        # without sample weights, their sum is a number of positions
+        if normalizer == "sample_weights":
+            bare = [evaluate(replace(spec, normalizer=n), x, labels).loss for n in (normalizer, "valid")]
+            assert_same_bits(*bare)
+    # a stencil's mean divides by what counts for it
+    boundary = Boundary(ignore_index=9, normalizer="sample_weights")
+    whole = evaluate(boundary, x, labels, sample_weight=s, reduction="none").loss.astype(float).sum()
+    near = counted & np.pad(counted, ((0, 0), (1, 1)), constant_values=True)[:, 2:]
+    near &= np.pad(counted, ((0, 0), (1, 1)), constant_values=True)[:, :-2]
+    assert evaluate(boundary, x, labels, sample_weight=s).loss == close(
+        whole / s[near].astype(float).sum(), rel=2 * ULP
+    )
+
+
+@pytest.mark.parametrize("normalizer", ["valid", "elements", "batch", "sample_weights", "one"])
+def test_a_mean_over_nothing_is_zero_or_nan(normalizer: Any) -> None:
+    x, target = np.zeros((0, 3, 2), np.float32), np.zeros((0, 3, 2), np.float32)
+    for empty in ("zero", "nan"):
+        spec = MeanAbsoluteError(normalizer=normalizer, empty=empty)
+        found = evaluate(spec, x, target)
+        assert math.isnan(found.loss) == (empty == "nan" and normalizer != "one")
+        assert evaluate(spec, x, target, reduction="sum").loss == 0
+        assert evaluate(spec, x, target, reduction="none").loss.shape == (0, 3)
+        weightless = evaluate(spec, logits(1, 3, 2), logits(1, 3, 2), sample_weight=f32([0]))
+        assert math.isnan(weightless.loss) == (empty == "nan" and normalizer == "sample_weights")
+        masked = evaluate(spec, logits(1, 3, 2), logits(1, 3, 2), sample_weight=np.array([False]))
+        assert math.isnan(masked.loss) == (empty == "nan" and normalizer in ("valid", "sample_weights"))
+        assert not bits_of(masked.gradient).any()
+
+
+def test_a_schedule_has_no_value_without_a_step() -> None:
+    spec = dualloss.Linear(0, 1, steps=10) * MeanSquaredError()
+    with pytest.raises(TypeError, match=r"spec\.at\(step\)"):
+        evaluate(spec, f32([1]), f32([0]))
+    assert evaluate(spec.at(5), f32([1]), f32([0])).loss == 0.5
 
 
 # Reductions, weights, what is left out ----------------------------------------------------------------------

@@ -100,7 +100,7 @@ def evaluate_penalty(spec: Spec, arrays: Sequence[ArrayLike], *, upstream: float
     for _, term in spec.parts:
         if not term.about_weights:
             raise ValueError(f"{term} is no penalty on weights, expected L1 or L2")
-    given = [np.asarray(array, np.longdouble) for array in arrays]
+    given = [_number(np.asarray(array)) for array in arrays]
     w = np.concatenate([np.zeros(0, np.longdouble), *(array.ravel() for array in given)])[:, None]
     with np.errstate(all="ignore"):
         result = _evaluate(spec, Inputs(w, np.zeros_like(w), np.ones(w.shape[:1], bool), None, "sum"), upstream)
@@ -193,7 +193,7 @@ def _read(
     channel_axis: int,
     reduction: Reduction,
 ) -> Inputs:
-    x = raw.astype(np.longdouble)
+    x = _number(raw)
     x = x[:, None] if x.ndim == 1 else np.moveaxis(x, channel_axis, -1)
     positions, channels = x.shape[:-1], x.shape[-1]
     wanted = np.asarray(target)
@@ -227,9 +227,10 @@ def _at_positions(given: NDArray[Any], positions: tuple[int, ...], name: str) ->
 
 
 def _number(values: NDArray[Any]) -> Reals:
-    """As the definition reads a target or a weight: integers count as float32."""
+    """As the definition reads numbers: integers as float32, and what float32 has only as a subnormal as 0."""
     integral = np.issubdtype(values.dtype, np.integer)
-    return (values.astype(np.float32) if integral else values).astype(np.longdouble)
+    read = (values.astype(np.float32) if integral else values).astype(np.longdouble)
+    return np.where(abs(read) < 2.0**-126, 0.0, read)
 
 
 def _float64(values: Reals) -> NDArray[np.float64]:

@@ -99,7 +99,7 @@ def _overlap(
     low = (denominator < least) | (denominator == 0)
     over = np.where(low, least, denominator)
     score = np.where(over == 0, 0.0, numerator / over)
-    loss = np.where(low, 1 - score, (error + more - smooth) / over)
+    loss = np.where(low, 1 - score, (error + (more - smooth)) / over)
     # The quotient rule; (denominator - numerator) / denominator is the loss.
     d_score = np.where(low, kappa * d_overlap / over, (kappa * d_overlap * loss - score * d_error) / over)
     d_score = np.where(over == 0, 0.0, d_score)

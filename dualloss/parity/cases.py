@@ -40,6 +40,7 @@ from .. import (
     TotalVariation,
     Tversky,
 )
+from ..spec import Term
 from . import generator
 
 Array = Any
@@ -342,6 +343,22 @@ PRIMARY = frozenset(
 """Of these, the ones that run the whole matrix."""
 
 
+def _together(kind: dict[str, Callable[[str, tuple[int, ...]], Array]]) -> Spec:
+    """All terms of the matrix that take inputs of a kind, in one sum: they compile at once."""
+    known = {name: spec for name, spec in MORE.items() if families(spec) is kind and isinstance(spec, Term)}
+    # Distances are computed on the host, which a graph that is compiled as a whole cannot do; tests compile them apart.
+    chosen = [spec for name, spec in known.items() if name in PRIMARY or kind is PROBABILITIES]
+    chosen = [spec for spec in chosen if not isinstance(spec, DistanceMap) and spec.ignore_index is None]
+    total: Any = 0
+    for k, spec in enumerate(chosen):
+        total = total + 0.25 * (k + 1) * spec
+    return total
+
+
+MORE["all_of_logits"] = _together(FAMILIES)
+MORE["all_of_probabilities"] = _together(PROBABILITIES)
+
+
 _CALLS = (
     # target, weight, reduction, dtype: every pair of values of two columns occurs
     ("labels", "none", "mean", "float32"),
@@ -384,7 +401,7 @@ def configs() -> list[Config]:
         compiled = _COMPILED[index % len(_COMPILED)]
         compiled = compiled if _called(spec, *_CALLS[compiled][:3]) else _COMPILED[0]
         for row, (target, weight, reduction, dtype) in enumerate(_CALLS):
-            if not (whole or (row + index) % 4 == 0 or row == compiled):
+            if row if name.startswith("all_of") else not (whole or (row + index) % 4 == 0 or row == compiled):
                 continue
             if not whole and target == "soft" and isinstance(spec, Poisson):
                 target = "counts"
@@ -399,11 +416,12 @@ def configs() -> list[Config]:
                     target=target,
                     weight=weight,
                     reduction=reduction,
-                    compiled=whole and (row == compiled or (row == 0 and name == "total_loss")),
+                    compiled=(whole and (row == compiled or (row == 0 and name == "total_loss")))
+                    or (row == 0 and name.startswith("all_of")),
                 )
             )
         for place, (shape_name, shape) in enumerate(_SHAPES.items()):
-            if not (whole or (place + index) % 4 == 0) or not _takes(spec, shape):
+            if not (whole or (place + index) % 4 == 0) or not _takes(spec, shape) or name.startswith("all_of"):
                 continue
             labels = shape_name not in ("one_class", "vector") or spec.ignore_index is not None
             labels = labels and _called(spec, "labels", "none", "mean")
@@ -430,7 +448,7 @@ def _group(name: str, spec: Spec) -> str:
     return spec.names[0] if len(spec.parts) == 1 else next(g for g in _SUMS if name.startswith(g))
 
 
-_SUMS = ("total_loss", "three_terms", "everything")
+_SUMS = ("total_loss", "three_terms", "everything", "all_of_logits", "all_of_probabilities")
 
 
 def _called(spec: Spec, target: str, weight: str, reduction: str) -> bool:

@@ -37,6 +37,10 @@ class Engine(ABC):
     framework: str
     compiles: bool = False
 
+    def cannot(self, config: Config) -> str | None:
+        """Why a configuration is beyond this engine, or None."""
+        return None
+
     @abstractmethod
     def start(self, config: Config) -> Callable[[Case], Outcome]:
         """What runs the cases of a configuration."""
@@ -132,6 +136,11 @@ class TensorFlow(Engine):
         self.name = f"tf {how}" + ("" if device == "/CPU:0" else f" {device}")
         self.compiles = how != "eager"
         self._device, self._how = device, how
+
+    def cannot(self, config: Config) -> str | None:  # noqa: D102
+        if self._how == "XLA" and any(term.needs_distances for _, term in config.spec.parts):
+            return "distances are computed on the host, which a graph compiled as a whole cannot do"
+        return None
 
     def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
         import tensorflow as tf

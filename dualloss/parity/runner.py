@@ -185,6 +185,9 @@ def run(
         for engine in engines:
             if engine.name == REFERENCE or (engine.compiles and not (config.compiled or compile_all)):
                 continue
+            if reason := engine.cannot(config):
+                report.missing.append(f"{config.name} on {engine.name}: {reason}")
+                continue
             progress(f"{engine.name}  {config.name}", 0)
             for case, got in _outcomes(report.tally(engine.name), engine, config, made):
                 report.compare(engine.name, REFERENCE, case, got, reference[case.name])
@@ -199,20 +202,24 @@ def run(
 
 def collect(
     configs: Sequence[Config], engines: Sequence[Engine], compile_all: bool
-) -> tuple[dict[str, Array], dict[str, list[str]]]:
-    """For another interpreter: the outcomes as arrays by ``engine|case|quantity``, and errors by engine."""
+) -> tuple[dict[str, Array], dict[str, list[str]], list[str]]:
+    """For another interpreter: outcomes as arrays by ``engine|case|quantity``, errors by engine, what cannot run."""
     arrays: dict[str, Array] = {}
     errors: dict[str, list[str]] = {}
+    beyond: list[str] = []
     for engine in engines:
         tally = Tally()
         for config in configs:
             if engine.compiles and not (config.compiled or compile_all):
                 continue
+            if reason := engine.cannot(config):
+                beyond.append(f"{config.name} on {engine.name}: {reason}")
+                continue
             for case, got in _outcomes(tally, engine, config, list(cases(config))):
                 arrays[f"{engine.name}|{case.name}|loss"] = got.loss
                 arrays[f"{engine.name}|{case.name}|gradient"] = got.gradient
         errors[engine.name] = tally.errors
-    return arrays, errors
+    return arrays, errors, beyond
 
 
 def _outcomes(tally: Tally, engine: Engine, config: Config, made: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:

@@ -16,9 +16,9 @@ def main(framework: str, names: str, out: str, compile_all: str) -> None:
     """Write the outcomes of the configurations listed in a file."""
     wanted = set(Path(names).read_text().splitlines())
     engines, missing = available((framework,))
-    arrays, errors = collect([c for c in configs() if c.name in wanted], engines, compile_all == "1")
+    arrays, errors, beyond = collect([c for c in configs() if c.name in wanted], engines, compile_all == "1")
     arrays["errors"] = np.array([line for lines in errors.values() for line in lines], dtype=str)
-    arrays["missing"] = np.array(missing, dtype=str)
+    arrays["missing"] = np.array([*missing, *beyond], dtype=str)
     np.savez(out, **arrays)
 
 

@@ -130,10 +130,12 @@ def tversky(loss: Given) -> Spec:
     "LovaszLoss",
     "lovasz",
     Lovasz,
-    holds='class indices for mode="multiclass"; targets of 0 and 1 for "binary"; errors that are all different',
+    holds='class indices and at least two spatial axes for mode="multiclass"; targets of 0 and 1 for "binary"; errors that '
+    "are all different",
     notes=(
         "Errors that tie: the gradient depends on an unstable sort there, on their positions here.",
         'mode="multiclass", everything ignored: an empty tensor of shape (0, C) there, 0 here.',
+        'mode="multiclass", inputs (B, C, L) of one spatial axis: read as images (B, H, W) of one class there.',
     ),
 )
 def lovasz(loss: Given) -> Spec:

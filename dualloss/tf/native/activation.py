@@ -19,7 +19,7 @@ def probabilities(x: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     else:
         p = tf.nn.softmax(x)
         likely = p > 0.5  # one class at most
-        others = tf.reduce_sum(tf.where(likely, 0, p), -1, keepdims=True)
+        others = tf.reduce_sum(tf.where(~likely, p, 0), -1, keepdims=True)
     return tf.where(likely, 1 - others, p), tf.where(likely, others, 1 - p)
 
 

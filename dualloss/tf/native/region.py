@@ -69,21 +69,26 @@ def _loss_of_sums(term: Region, both: Tensor, wrong: Tensor) -> Tensor:
     smooth = term.smooth if term.smooth_denominator is None else term.smooth_denominator
     denominator = both + wrong + smooth
     low = (denominator < term.epsilon) | (denominator == 0)
-    denominator = tf.where(low, term.epsilon or math.inf, denominator)  # nothing in nothing is a score of 0
+    denominator = tf.where(
+        low, constants(term.epsilon or math.inf, denominator), denominator
+    )  # nothing in nothing is a score of 0
     score = (both + term.smooth) / denominator
     # Of both forms the one of which neither value nor gradient cancels.
     loss = tf.where(low | (score < 0.5), 1 - score, (wrong + (smooth - term.smooth)) / denominator)
     if not term.log:
         return loss
     near, far = loss <= 0.25, score < term.epsilon
-    value = tf.where(near, -tf.math.log1p(-tf.where(near, loss, 0)), -tf.math.log(tf.where(near | far, 1, score)))
-    return tf.where(far, -math.log(term.epsilon), value)
+    value = tf.where(
+        near, -tf.math.log1p(-tf.where(near, loss, 0)), -tf.math.log(tf.where(near | far, constants(1, score), score))
+    )
+    return tf.where(far, constants(-math.log(term.epsilon), value), value)
 
 
 def _power(loss: Tensor, exponent: float) -> Tensor:
     """A power, and 0 up to 0, where its gradient may be infinite."""
     nothing = loss <= 0
-    return tf.where(nothing, 0, tf.where(nothing, 1, loss) ** exponent)
+    zero, one = constants(0, loss), constants(1, loss)
+    return tf.where(nothing, zero, tf.where(nothing, one, loss) ** exponent)
 
 
 def _mean(term: Region, inputs: Inputs, losses: Tensor, absent: Tensor) -> Tensor:
@@ -91,7 +96,7 @@ def _mean(term: Region, inputs: Inputs, losses: Tensor, absent: Tensor) -> Tenso
     if term.class_weights is not None:
         chosen = term.counted(len(term.class_weights))
         losses = losses * constants([term.class_weights[c] for c in chosen], losses)
-    total = sum_of(losses if term.empty_class == "keep" else tf.where(absent, 0, losses))
+    total = sum_of(losses if term.empty_class == "keep" else tf.where(absent, constants(0, losses), losses))
     if inputs.reduction == "sum":
         return total
     size = tf.math.count_nonzero(~absent) if term.empty_class == "exclude" else tf.size(losses, tf.int64)
@@ -108,7 +113,7 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Tensor:
     else:
         p, rest = probabilities(x, term.activation)
         errors = abs(tf.where(inside, rest, p))
-    errors = select(inputs.valid, errors * tf.where(tf.math.is_nan(t), math.nan, tf.ones_like(t)))
+    errors = select(inputs.valid, errors * tf.where(tf.math.is_nan(t), t, 1))
     last = x.shape.rank - 1
 
     def rows(values: Tensor) -> Tensor:
@@ -118,7 +123,9 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Tensor:
         shape = [shape[0] if term.per_sample else 1, x.shape[-1], tf.reduce_prod(shape[int(term.per_sample) : -1])]
         return tf.reshape(tf.transpose(values, axes), shape)
 
-    key = tf.where(tf.math.is_nan(errors), math.inf, errors)  # the order of NaN differs between devices
+    key = tf.where(
+        tf.math.is_nan(errors), constants(math.inf, errors), errors
+    )  # the order of NaN differs between devices
     if inputs.valid is not None:  # the others to the end, where nothing is gained any more
         key = tf.where(inputs.valid[..., None], key, -1)
     order = tf.argsort(rows(key), -1, "DESCENDING", stable=True)  # ties in the order of the positions

@@ -33,7 +33,7 @@ def distance_map(term: DistanceMap, inputs: Inputs) -> Found:
     """`p D`, over channels."""
     keep = kept(inputs.valid, inputs.weight)
     t = target(inputs)
-    distances = select(keep, t if term.target == "distances" else tf.where(tf.math.is_nan(t), math.nan, inputs.distances))
+    distances = select(keep, t if term.target == "distances" else tf.where(tf.math.is_nan(t), t, inputs.distances))
     # Where the distance is 0 the probability is not looked at: a softmax's, where all of them are.
     far = distances != 0
     x = tf.where(tf.reduce_any(far, -1, keepdims=True) if term.activation == "softmax" else far, inputs.x, 0)

@@ -19,7 +19,7 @@ def probabilities(x: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     else:
         p = F.softmax(x, 1)
         likely = p > 0.5  # one class at most
-        others = torch.where(likely, 0, p).sum(1, keepdim=True)
+        others = torch.where(~likely, p, 0).sum(1, keepdim=True)
     return torch.where(likely, 1 - others, p), torch.where(likely, others, 1 - p)
 
 

@@ -111,7 +111,7 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Tensor:
     else:
         p, rest = probabilities(x, term.activation)
         errors = torch.where(inside, rest, p).abs()
-    errors = select(inputs.valid, errors * torch.where(t.isnan(), math.nan, 1))
+    errors = select(inputs.valid, errors * torch.where(t.isnan(), t, 1))
 
     def rows(values: Tensor) -> Tensor:
         """A row of positions for each class of each group."""
