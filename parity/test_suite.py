@@ -63,14 +63,26 @@ def test_engines_that_do_not_compile(config: cases.Config) -> None:
         assert report.tallies[engine.name].cases == count([config])
 
 
-def test_compiled_engines_on_the_total_loss() -> None:
-    config = ALL["total_loss/labels-none-mean-float32"]
+@pytest.mark.parametrize("name", sorted(cases.PRIMARY))
+def test_every_term_on_an_engine_of_each_framework(name: str) -> None:
+    """The rest of the matrix, and the engines that compile for each term, are for `dualloss parity`."""
+    config = next(config for config in ALL.values() if config.name.startswith(f"{name}/") and config.weight == "mask")
+    chosen = [engine for engine in fast() if engine.name in ("torch eager", "tf eager")]
+    report = runner.run([config], chosen)
+    assert report.ok, failures(report)
+    assert report.comparisons == 2 * len(list(cases.cases(config))) * (len(chosen) + 1) + 1
+
+
+@pytest.mark.parametrize("name", ["total_loss", "all_of_logits", "all_of_probabilities"])
+def test_compiled_engines(name: str) -> None:
+    """On the total loss, and on all terms of a kind in one sum."""
+    config = ALL[f"{name}/labels-none-mean-float32"]
     compiled = [engine for engine in engines()[0] if engine.compiles]
     if not compiled:
         pytest.skip("neither framework is installed")
     report = runner.run([config], compiled)
     assert report.ok, failures(report)
-    assert report.comparisons == 2 * count([config]) * (len(compiled) + 1) + 1
+    assert report.comparisons == 2 * len(list(cases.cases(config))) * (len(compiled) + 1) + 1
 
 
 @pytest.mark.parametrize("framework", ["torch", "tf"])

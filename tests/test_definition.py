@@ -1629,6 +1629,8 @@ def test_a_region_of_nothing() -> None:
         assert found(smooth=1, empty_class=empty_class) == (close(smooth / count, rel=ULP), [0, 0])
     alone = evaluate(Dice(activation="none", classes=(1,), empty_class="exclude"), x, empty)
     assert alone.loss == 0 and not bits_of(alone.gradient).any()
+    unseen = evaluate(Tversky(activation="none", beta=0, epsilon=0), empty * 0, empty)  # 0 / 0 with a target
+    assert unseen.loss == 1 and not unseen.gradient.any()
     # with targets but below epsilon, the denominator is a constant: the gradient is that of -2 I / epsilon
     small = evaluate(Dice(activation="none", epsilon=8, classes=(0,)), x, empty)
     assert small.loss == 1 - 1 / 8 and small.gradient[0].tolist() == [[-0.25, 0], [0, 0]]
@@ -2296,6 +2298,10 @@ def test_what_the_page_gives_no_meaning_is_an_error() -> None:
         evaluate(CrossEntropy(), np.zeros((1, 2**23 + 1), np.float32), labels[:1])
     with pytest.raises(ValueError, match="target has shape"):
         evaluate(CrossEntropy(), x, labels[:3])
+    with pytest.raises(ValueError, match="ignore_index=9 has no meaning"):
+        evaluate(CrossEntropy(ignore_index=9), x, x)
+    with pytest.raises(ValueError, match="expected a channel axis for CosineSimilarity"):
+        evaluate(MeanSquaredError() + CosineSimilarity(), x[:, 0], x[:, 0])
     with pytest.raises(ValueError, match="sample_weight has shape"):
         evaluate(CrossEntropy(), x, labels, sample_weight=f32([[1, 2, 3, 4]]))
     with pytest.raises(ValueError, match="class_weights has 2"):

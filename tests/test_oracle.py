@@ -682,7 +682,7 @@ def _score(term: Any, torch: Any, x: Any, t: Any, s: Any) -> Any:
     more = term.smooth if term.smooth_denominator is None else term.smooth_denominator
     if isinstance(term, Dice):
         return (2 * i + term.smooth) / (p + t + more).clamp(min=term.epsilon)
-    a, b = (1, 1) if isinstance(term, Jaccard) else (term.alpha, term.beta)  # type: ignore[attr-defined]
+    a, b = (1, 1) if isinstance(term, Jaccard) else (term.alpha, term.beta)
     return (i + term.smooth) / (i + a * (p - i) + b * (t - i) + more).clamp(min=term.epsilon)
 
 
@@ -727,10 +727,7 @@ def test_regions_by_torch(term: Any, reduction: Any) -> None:
 def test_regions_without_target() -> None:
     """A class that does not occur: kept, 0, or out of the mean; with its gradient."""
     labels = np.where(LABELS == 2, 0, LABELS)
-    kept, zero, gone = (
-        evaluate(Dice(empty_class=rule), X, labels)
-        for rule in ("keep", "zero", "exclude")  # type: ignore[arg-type]
-    )
+    kept, zero, gone = (evaluate(Dice(empty_class=rule), X, labels) for rule in ("keep", "zero", "exclude"))
     rows = [evaluate(Dice(classes=(c,)), X, labels).loss for c in range(CLASSES)]
     assert rows[2] == 1.0  # nothing of it is right, whatever the probabilities
     assert kept.loss == pytest.approx(np.mean(rows), rel=1e-14)
@@ -738,7 +735,7 @@ def test_regions_without_target() -> None:
     assert gone.loss == pytest.approx((sum(rows) - 1) / 3, rel=1e-14)
     np.testing.assert_allclose(gone.gradient, 4 / 3 * zero.gradient, rtol=1e-14)
     for rule in ("zero", "exclude"):
-        nothing = evaluate(Dice(empty_class=rule, classes=(2,)), X, labels)  # type: ignore[arg-type]
+        nothing = evaluate(Dice(empty_class=rule, classes=(2,)), X, labels)
         assert nothing.loss == 0 and not nothing.gradient.any()
     smooth = evaluate(Dice(smooth=1.0, classes=(2,)), X, labels)
     assert smooth.loss < 1 and smooth.gradient.any()
@@ -1067,7 +1064,7 @@ def test_normalisers() -> None:
     mask = SOME_IGNORED != IGNORED
     total = evaluate(MeanSquaredError(), X, OTHER, sample_weight=mask, reduction="sum").loss
     for name, size in (sizes | {"valid": mask.sum(), "sample_weights": mask.sum()}).items():
-        found = evaluate(MeanSquaredError(normalizer=name), X, OTHER, sample_weight=mask)  # type: ignore[arg-type]
+        found = evaluate(MeanSquaredError(normalizer=name), X, OTHER, sample_weight=mask)
         assert found.loss == pytest.approx(total / size, rel=1e-15)
     weight = np.array([0.5, 3.0])
     spec = CrossEntropy(class_weights=WEIGHTS, ignore_index=IGNORED, normalizer="sample_weights")
@@ -1081,7 +1078,7 @@ def test_an_empty_mean_can_be_nan() -> None:
     """Its gradient is 0 even so; a sum is 0."""
     nothing = np.zeros(LABELS.shape, bool)
     for normalizer in ("valid", "sample_weights"):
-        spec = MeanSquaredError(empty="nan", normalizer=normalizer)  # type: ignore[arg-type]
+        spec = MeanSquaredError(empty="nan", normalizer=normalizer)
         found = evaluate(spec, X, OTHER, sample_weight=nothing)
         assert math.isnan(found.loss) and not found.gradient.any()
         assert evaluate(spec, X, OTHER, sample_weight=nothing, reduction="sum").loss == 0
@@ -1201,7 +1198,7 @@ def test_what_has_no_map() -> None:
     with pytest.raises(ValueError, match="no penalty"):
         evaluate_penalty(L2() + Huber(), [X])
     with pytest.raises(ValueError, match="schedule"):
-        evaluate(Linear(0, 1, steps=2) * Huber(), X, OTHER)
+        evaluate(Huber() * Linear(0, 1, steps=2), X, OTHER)
 
 
 # --- Distances ---

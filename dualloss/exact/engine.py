@@ -182,7 +182,7 @@ def _states(
         else:
             rows.append(size)
             places.append((len(rows) - 2, len(rows) - 1))
-    stacked = sums.state(ops, ops.stack(rows, 0)) if rows else None
+    stacked: Any = sums.state(ops, ops.stack(rows, 0)) if rows else None
     pairs = iter(
         [ops.stack([stacked[v], counted[i] if n is None else stacked[n]], 0) for i, (v, n) in enumerate(places)]
     )

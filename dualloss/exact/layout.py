@@ -179,8 +179,12 @@ def check_mergeable(spec: Spec) -> None:
             )
 
 
-def check_totals(shape: Sequence[int | None], dtype: str, spec: Spec, channels: int | None = None) -> None:
-    """Raise unless ``totals`` can be what ``sums`` gave for this spec and an input of so many channels."""
+def check_totals(shape: Shape, dtype: str, spec: Spec, channels: int | None = None) -> Shape:
+    """Raise unless ``totals`` can be what ``sums`` gave for this spec and an input of so many channels.
+
+    Returns:
+        The shape they must have; None for what depends on channels that are not given.
+    """
     check_mergeable(spec)
     most = None if channels is None else max(term.count_sums(channels) for _, term in spec.parts)
     expected = (len(spec.parts), most, 12)
@@ -188,6 +192,7 @@ def check_totals(shape: Sequence[int | None], dtype: str, spec: Spec, channels: 
         raise TypeError(f"totals has dtype {dtype}, expected int64, as sums() gives them")
     if not _fits(tuple(shape), expected):
         raise ValueError(f"totals has shape {_show(tuple(shape))}, expected {_show(expected)}, as sums() gives them")
+    return expected
 
 
 def label_error(value: object, position: Sequence[int], channels: int, ignore: int | None, names: Names) -> ValueError:

@@ -112,6 +112,8 @@ def _power(ops: Ops, base: Array, gamma: float) -> tuple[Array, Array]:
 
 def _batch(ops: Ops, term: Region, totals: Array) -> Groups:
     """The groups of the batch, from what :attr:`Totals.rows` sums to, zeros after it."""
+    if totals.shape[0] is None:
+        raise ValueError("sums has an unknown number of sums for each term, expected a known one: 4 for each class")
     number = totals.shape[0] // 4 if term.per_class else 1
     return _groups(ops, term, ops.reshape(ops.cut(totals, 0, 0, 4 * number), [number, 4]))
 

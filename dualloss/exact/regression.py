@@ -121,13 +121,18 @@ def cosine_similarity(term: CosineSimilarity, inputs: Inputs) -> Result:
     """Minus the cosine of the angle, or 1 less the cosine."""
     ops, axis, x, t, least = inputs.ops, inputs.axis, inputs.x, inputs.t, float32(term.epsilon)
     xx, tt, xt = (sums.channel_sum(ops, [product], axis) for product in (x * x, t * t, x * t))
-    long = ops.where(xx > least, xx, least)
+    long, long_t = (ops.where(squared > least, squared, least) for squared in (xx, tt))
     # NaN and infinities leave here. Moreover XLA must not see a root below a fraction bar: it would multiply by its
     # reciprocal.
-    good = xx * tt < float("inf")
-    n = ops.where(good, ops.sqrt(long * ops.where(tt > least, tt, least)), float("nan"))
+    n = ops.where(xx * tt < float("inf"), ops.sqrt(long * long_t), float("nan"))
     k = xt / n
-    value = functions.chop(ops, (0.0 if term.form == "negative" else 1.0) - k)
+    if term.form == "negative":
+        value = 0.0 - k
+    else:
+        apart = x / functions.chop(ops, ops.sqrt(long)) - t / functions.chop(ops, ops.sqrt(long_t))
+        half = sums.channel_sum(ops, [apart * apart], axis) * 0.5
+        value = ops.where(ops.both(xx >= least, tt >= least), half, 1.0 - k)
+    value = functions.chop(ops, value)
 
     def gradient(c: Array) -> Array:
         across = functions.chop(ops, t / n)

@@ -148,7 +148,7 @@ _from_sums: dict[type[Term], FromSums] = {}
 def implements(term: type[Term], from_sums: FromSums | None = None) -> Callable[[Implementation], Implementation]:
     """Register the exact value and gradient of a term.
 
-    ``from_sums(ops, term, sums, reduction)``, for a term that gives :class:`Totals`: its value, a scalar, from the sums.
+    ``from_sums(ops, term, sums, reduction)``, for a term that gives :class:`Totals`: its value, a scalar.
     """
 
     def register(function: Implementation) -> Implementation:

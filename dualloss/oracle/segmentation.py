@@ -119,7 +119,7 @@ def distance_map(term: DistanceMap, inputs: Inputs) -> Found:
 
 def _signed_distances(t: Reals, valid: NDArray[np.bool_]) -> Reals:
     """Of each class of each sample: to the class outside it, 1 less that to the outside within it; float32."""
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+    from scipy.ndimage import distance_transform_edt
 
     result = np.zeros(t.shape, np.longdouble)
     for sample, channel in np.ndindex(t.shape[0], t.shape[-1]):

@@ -122,7 +122,8 @@ class SSIM(PerChannel):
     The positions that count are those whose window lies inside the image, and has no invalid position in it.
 
     Options:
-        data_range: the difference between the largest and the smallest possible value: a finite number > 0; default 1.
+        data_range: the difference between the largest and the smallest possible value, from 1.1e-17 to 6e20, where
+            c1 and c2 are normal float32; default 1.
         window: the side of the window, odd; default 11.
         sigma: the standard deviation of the Gaussian, in positions; default 1.5.
 
@@ -137,6 +138,11 @@ class SSIM(PerChannel):
     sigma: float = option(1.5, positive)
 
     needs_channels = True
+
+    def check_options(self) -> None:
+        """The constants c1 and c2 must be there in float32."""
+        if not 1.1e-17 <= self.data_range <= 6e20:
+            raise ValueError(f"data_range={self.data_range!r}, expected a number from 1.1e-17 to 6e20")
 
     def check_layout(self, *, channels: int, spatial: int) -> None:
         """A window needs axes to lie along."""

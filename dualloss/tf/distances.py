@@ -36,7 +36,7 @@ def distances(target: Tensor, mask: Tensor | None, ignore: int | None, labels: b
     else:
         found = tf.numpy_function(lambda t, *v: signed_distances(t, classes, *v), arrays, tf.float32)
     back = [last.index(a) for a in range(rank)]
-    shape = target.shape[:axis] + [classes] + target.shape[axis if labels else axis + 1 :]
+    shape = [*target.shape[:axis], classes, *target.shape[axis if labels else axis + 1 :]]
     return tf.ensure_shape(tf.transpose(tf.reshape(found, _last(given, labels, classes)), back), shape)
 
 

@@ -150,7 +150,8 @@ class Loss(keras.losses.Loss):
             else:
                 if totals is not None:
                     totals = tf.convert_to_tensor(totals)
-                    check_totals(totals.shape, totals.dtype.name, self.spec, Layout(*given.settings).channels)
+                    channels = Layout(*given.settings).channels
+                    totals = tf.ensure_shape(totals, check_totals(totals.shape, totals.dtype.name, self.spec, channels))
                 constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
                 args = (constant, totals, self._exact_weights())
                 loss, values, gradient = self._forward(*args, None)

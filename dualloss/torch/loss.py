@@ -116,9 +116,7 @@ class Loss(nn.Module):
                         "it, or use numerics='native'"
                     )
             settings = _Settings(self.spec, self.reduction, layout)
-            loss, values, _ = _Exact.apply(
-                settings, input, target, mask, weight, away, totals, self._exact_weights()
-            )
+            loss, values, _ = _Exact.apply(settings, input, target, mask, weight, away, totals, self._exact_weights())
             terms = dict(zip(self.spec.names, values, strict=True)) if return_terms else {}
         return (loss, terms) if return_terms else loss
 

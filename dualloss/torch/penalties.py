@@ -65,22 +65,25 @@ class _Exact(torch.autograd.Function):
             states.append(result.sums.to(tensors[0].device))
             gradients.append(result.gradient(None).reshape(tensor.shape) if needed else None)
         ctx.dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*tensors, *gradients)
         return engine.from_sums(_OPS, spec, sums.carried(_OPS, torch.stack(states)).sum(0), "sum")[0]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        half = len(ctx.dtypes)
         return None, *(
-            None if gradient is None else _Scaled.apply(upstream.to(gradient.device), gradient, dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if gradient is None else _Scaled.apply(upstream.to(gradient.device), tensor, gradient, dtype)
+            for tensor, gradient, dtype in zip(
+                ctx.saved_tensors[:half], ctx.saved_tensors[half:], ctx.dtypes, strict=True
+            )
         )
 
 
 class _Scaled(torch.autograd.Function):
-    """Upstream times gradient, rounded to the tensor's dtype."""
+    """Upstream times gradient, rounded to the tensor's dtype. It depends on the tensor, but knows no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, upstream: Tensor, gradient: Tensor, dtype: str) -> Tensor:
+    def forward(ctx: Any, upstream: Tensor, tensor: Tensor, gradient: Tensor, dtype: str) -> Tensor:
         return engine.backward(_OPS, upstream, gradient, dtype)
 
     @staticmethod

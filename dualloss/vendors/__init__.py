@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..spec import Spec
-from . import keras_losses, monai, smp, torch_nn
+from . import keras_losses, monai, smp, torch_nn  # noqa: F401  (each registers its losses)
 from ._registry import REFUSED, ROWS, Context, Row, convert, find, show
 
 __all__ = ["REFUSED", "ROWS", "Row", "from_keras", "from_torch", "to_keras", "to_torch"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from ..spec import (
     SSIM,
@@ -29,9 +29,7 @@ def importer(name: str, module: str, *terms: type[Term], holds: str, notes: tupl
     return imports("monai", f"{PACKAGE}.{module}", name, *(t.__name__ for t in terms), holds=holds, notes=notes)
 
 
-LABELS = (
-    "spatial axes; class indices, here without their axis of length 1, where to_onehot_y=True, else dense targets"
-)
+LABELS = "spatial axes; class indices, here without their axis of length 1, where to_onehot_y=True, else dense targets"
 SEVERAL = "more than one channel where options are about classes (there they are ignored for one)"
 SATURATED = "gamma < 1, where the answer is right to the last bit: the gradient is NaN there, 0 here"
 
@@ -57,7 +55,7 @@ REGION_NOTES = (
 )
 
 
-def activation(given: Given) -> str:
+def activation(given: Given) -> Literal["softmax", "sigmoid", "none"]:
     """What makes probabilities."""
     given.fixed("other_act", None, why="a spec's activation is softmax, sigmoid or none")
     return "softmax" if given["softmax"] else "sigmoid" if given["sigmoid"] else "none"
@@ -197,7 +195,7 @@ def _softmax_focal(loss: Given, options: Options) -> Spec:
         classes = classes or (None if weights is None else len(weights))
         if classes is None:
             loss.refuse("alpha", "1 - alpha for class 0, alpha for the others: say how many there are, classes=...")
-        alphas = [1 - alpha] + [alpha] * (classes - 1)
+        alphas: list[float] | None = [1 - alpha] + [alpha] * (classes - 1)
     else:
         alphas = None if alpha is None else numbers(alpha)
     if weights is not None:

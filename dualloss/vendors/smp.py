@@ -27,12 +27,10 @@ def importer(name: str, module: str, *terms: type[Term], holds: str, notes: tupl
     return imports("smp", f"{PACKAGE}.{module}", name, *(t.__name__ for t in terms), holds=holds, notes=notes)
 
 
-MODES = (
-    "class indices (B, *spatial) for mode=\"multiclass\"; targets of the input's shape for \"binary\" and \"multilabel\""
-)
+MODES = 'class indices (B, *spatial) for mode="multiclass"; targets of the input\'s shape for "binary" and "multilabel"'
 MASK_OF_DENSE = (
-    "it would leave out elements of a dense target; a spec leaves out positions by the label of class indices. Give the "
-    "call a boolean mask as sample weight"
+    "it would leave out elements of a dense target; a spec leaves out positions by the label of class indices. Give "
+    "the call a boolean mask as sample weight"
 )
 
 
@@ -130,8 +128,8 @@ def tversky(loss: Given) -> Spec:
     "LovaszLoss",
     "lovasz",
     Lovasz,
-    holds='class indices and at least two spatial axes for mode="multiclass"; targets of 0 and 1 for "binary"; errors that '
-    "are all different",
+    holds='class indices and at least two spatial axes for mode="multiclass"; targets of 0 and 1 for "binary"; '
+    "errors that are all different",
     notes=(
         "Errors that tie: the gradient depends on an unstable sort there, on their positions here.",
         'mode="multiclass", everything ignored: an empty tensor of shape (0, C) there, 0 here.',
@@ -229,7 +227,7 @@ def soft_ce(loss: Given) -> Spec:
         if loss.like != "smp":
             loss.refuse(
                 "smooth_factor",
-                "version 0.6.0 raises a TypeError when this is called. Give smooth_factor=0.0, or say like=\"smp\" for "
+                'version 0.6.0 raises a TypeError when this is called. Give smooth_factor=0.0, or say like="smp" for '
                 "what it documents, no smoothing",
             )
         smoothing = 0.0
@@ -239,9 +237,7 @@ def soft_ce(loss: Given) -> Spec:
         why="which axis holds the channels is not a matter of the spec: import it with dim=1 and make "
         "Loss(spec, channel_axis=...)",
     )
-    return CrossEntropy(
-        label_smoothing=smoothing, ignore_index=loss["ignore_index"], **reduction(loss, "elements")
-    )
+    return CrossEntropy(label_smoothing=smoothing, ignore_index=loss["ignore_index"], **reduction(loss, "elements"))
 
 
 refuses("smp", f"{PACKAGE}.mcc", MCCLoss="no term is the correlation coefficient of Matthews")

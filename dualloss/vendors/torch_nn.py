@@ -56,13 +56,15 @@ def class_weights(given: Given) -> list[float] | None:
     return None if given["weight"] is None else given["weight"].tolist()
 
 
-ALL_ZERO = "Where all weights of the classes that occur are 0, value and gradient are NaN there; here the gradient is 0."
+ALL_ZERO = (
+    "Where all weights of the classes that occur are 0, value and gradient are NaN there; here the gradient is 0."
+)
 
 
 @importer(
     "CrossEntropyLoss",
     CrossEntropy,
-    holds="inputs of shape (B, C, *spatial); class indices, or with targets=\"probabilities\" dense targets",
+    holds='inputs of shape (B, C, *spatial); class indices, or with targets="probabilities" dense targets',
     notes=(
         ALL_ZERO,
         "NaN logits at an ignored position: that position's gradient is NaN there, 0 here.",
@@ -206,9 +208,8 @@ def kl_divergence(loss: Given) -> Spec:
 )
 def poisson(loss: Given) -> Spec:
     """Of logarithms of rates, or of rates."""
-    options = {} if loss["log_input"] else {"epsilon": loss["eps"]}
-    inputs = "log_rate" if loss["log_input"] else "rate"
-    return Poisson(inputs=inputs, full=loss["full"], **options, **elementwise(loss))
+    options = {"inputs": "log_rate"} if loss["log_input"] else {"inputs": "rate", "epsilon": loss["eps"]}
+    return Poisson(full=loss["full"], **options, **elementwise(loss))
 
 
 PAIRS = "it compares two predictions with each other; a spec has one prediction and its target"

@@ -385,6 +385,8 @@ def _read_batch(
             weights = numbers
 
     if target.shape == x.shape:
+        if spec.ignore_index is not None:
+            raise ValueError(f"target is dense, where ignore_index={spec.ignore_index} has no meaning")
         dense = target[:, None] if single else np.moveaxis(target, channel_axis, -1)
         targets = _rows(_numbers("target", dense), channels)
     elif target.shape == shape:

@@ -36,6 +36,7 @@ from .core import (
     select,
     smooth,
     target,
+    unless,
     weighted_log,
 )
 
@@ -164,7 +165,7 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
             x, t = (_limited(v, term.clip, 1) for v in (nan_where(tf.math.is_nan(t), x), t))
             return t * (tf.math.log(t) - tf.math.log(x))
         # A class with the target 0 counts nothing.
-        weight = tf.exp(t) if term.log_target else select(~(t <= 0), t)
+        weight = tf.exp(t) if term.log_target else unless(t <= 0, t)
         some = weight != 0
         log_t = select(some, t) if term.log_target else tf.math.log(select(some, t, 1))
         if term.inputs == "logits":
@@ -253,26 +254,26 @@ def _shares(x: Tensor) -> tuple[Tensor, Tensor]:
     p = x / total
     likely = p > 0.5
     one = likely & (tf.math.count_nonzero(likely, -1, keepdims=True) == 1)
-    others = tf.reduce_sum(select(~one, x), -1, keepdims=True) / total
+    others = tf.reduce_sum(unless(one, x), -1, keepdims=True) / total
     return p, tf.where(one, others, 1 - p)
 
 
 def _clipped(p: Tensor, rest: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """`p` and `rest = 1 - p`, from `clip` to `1 - clip` in float32; beyond them the gradient is 0."""
     most = float32(1 - clip)
-    low, high = ~(p < clip), ~(rest < 1 - most)  # where they keep within; NaN stays NaN
-    return select(low, select(high, p, most), clip), select(low, select(high, rest, 1 - most), 1 - clip)
+    low, high = p < clip, rest < 1 - most
+    return unless(low, unless(high, p, most), clip), unless(low, unless(high, rest, 1 - most), 1 - clip)
 
 
 def _limited(v: Tensor, low: float, high: float) -> Tensor:
     """`v` from `low` to `high`; beyond them the gradient is 0."""
-    return select(~(v < low), select(~(v > high), v, high), low)
+    return unless(v < low, unless(v > high, v, high), low)
 
 
 def _minus_log(p: Tensor, rest: Tensor) -> Tensor:
     """`-log p`, right where `p` rounds to 1 as well; `rest = 1 - p`."""
     near = rest < 0.25
-    return -(tf.math.log(select(~near, p, 1)) + tf.math.log1p(-select(near, rest)))
+    return -(tf.math.log(unless(near, p, 1)) + tf.math.log1p(-select(near, rest)))
 
 
 @tf.custom_gradient
@@ -296,7 +297,7 @@ def _power(v: Tensor, exponent: float) -> Tensor:
 
 def _positive(v: Tensor) -> Tensor:
     """`max(v, 0)`; at 0 the gradient is that of `v`."""
-    return select(~(v < 0), v)
+    return unless(v < 0, v)
 
 
 def _product(u: Tensor, v: Tensor) -> Tensor:

@@ -202,6 +202,11 @@ def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
     return tf.where(keep if values.shape.rank == keep.shape.rank else keep[..., None], values, other)
 
 
+def unless(bad: Tensor, values: Tensor, other: float = 0) -> Tensor:
+    """`values`, and a number where `bad`. (TensorFlow makes of "not less" a "greater or equal", which NaN is neither.)"""
+    return tf.where(bad, tf.constant(other, values.dtype), values)
+
+
 def count(counts: Tensor | None, x: Tensor) -> Tensor:
     """How many positions count; an integer, since float32 counts to 2^24 only."""
     if counts is None:

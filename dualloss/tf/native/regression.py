@@ -17,7 +17,7 @@ from ...spec import (
     Quantile,
     SmoothL1,
 )
-from .core import Found, Inputs, Tensor, channelwise, implements, nan_where, positionwise, select
+from .core import Found, Inputs, Tensor, channelwise, implements, nan_where, positionwise, select, unless
 
 
 @implements(MeanSquaredError)
@@ -43,10 +43,10 @@ def mean_squared_logarithmic_error(term: MeanSquaredLogarithmicError, inputs: In
     """`log((y + 1) / (u + 1))^2`; `y` and `u` are input and target, epsilon at least."""
 
     def value(x: Tensor, t: Tensor) -> Tensor:
-        y, u = (select(~(v < term.epsilon), v, term.epsilon) for v in (nan_where(tf.math.is_nan(t), x), t))
+        y, u = (unless(v < term.epsilon, v, term.epsilon) for v in (nan_where(tf.math.is_nan(t), x), t))
         # The quotient less 1, or its inverse less 1: what the logarithm of a quotient near 1 needs.
         above = y >= u
-        over, under = select(above, y - u) / (u + 1), select(~above, u - y) / (y + 1)
+        over, under = select(above, y - u) / (u + 1), unless(above, u - y) / (y + 1)
         return tf.square(tf.math.log1p(over) - tf.math.log1p(under))
 
     return channelwise(term, inputs, value)
@@ -73,7 +73,7 @@ def log_cosh(term: LogCosh, inputs: Inputs) -> Found:
     def value(x: Tensor, t: Tensor) -> Tensor:
         d = x - t
         small = tf.abs(d) < 1
-        a, near = _absolute(select(~small, d, 1)), select(small, d)
+        a, near = _absolute(unless(small, d, 1)), select(small, d)
         far = a + (tf.math.log1p(tf.exp(-2 * a)) - math.log(2))
         # cosh d = 1 + 2 sinh^2 (d / 2), which does not cancel near 0.
         return tf.where(small, tf.math.log1p(2 * tf.square(tf.math.sinh(near / 2))), far)
@@ -86,9 +86,15 @@ def cosine_similarity(term: CosineSimilarity, inputs: Inputs) -> Found:
     """`-cos` or `1 - cos` of the angle between input and target; no squared length is below epsilon."""
 
     def value(x: Tensor, t: Tensor) -> Tensor:
-        lengths = [tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(v), -1), term.epsilon)) for v in (x, t)]
+        squares = [tf.reduce_sum(tf.square(v), -1) for v in (x, t)]
+        lengths = [tf.sqrt(tf.maximum(square, term.epsilon)) for square in squares]
         cosine = tf.reduce_sum(x * t, -1) / (lengths[0] * lengths[1])
-        return -cosine if term.form == "negative" else 1 - cosine
+        if term.form == "negative":
+            return -cosine
+        # Of two directions, half the squared distance: it does not cancel where they are nearly the same.
+        apart = x / lengths[0][..., None] - t / lengths[1][..., None]
+        short = (squares[0] < term.epsilon) | (squares[1] < term.epsilon)
+        return tf.where(short, 1 - cosine, tf.reduce_sum(tf.square(apart), -1) / 2)
 
     return positionwise(inputs, value)
 

@@ -38,6 +38,7 @@ from .core import (
     select,
     smooth,
     target,
+    unless,
     weighted_log,
 )
 
@@ -166,7 +167,7 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
             x, t = (_limited(v, term.clip, 1) for v in (nan_where(t.isnan(), x), t))
             return t * (torch.log(t) - torch.log(x))
         # A class with the target 0 counts nothing.
-        weight = torch.exp(t) if term.log_target else select(~(t <= 0), t)
+        weight = torch.exp(t) if term.log_target else unless(t <= 0, t)
         some = weight != 0
         log_t = select(some, t) if term.log_target else torch.log(select(some, t, 1))
         if term.inputs == "logits":
@@ -255,26 +256,26 @@ def _shares(x: Tensor) -> tuple[Tensor, Tensor]:
     p = x / total
     likely = p > 0.5
     one = likely & (likely.sum(1, keepdim=True) == 1)
-    others = select(~one, x).sum(1, keepdim=True) / total
+    others = unless(one, x).sum(1, keepdim=True) / total
     return p, torch.where(one, others, 1 - p)
 
 
 def _clipped(p: Tensor, rest: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """`p` and `rest = 1 - p`, from `clip` to `1 - clip` in float32; beyond them the gradient is 0."""
     most = float32(1 - clip)
-    low, high = ~(p < clip), ~(rest < 1 - most)  # where they keep within; NaN stays NaN
-    return select(low, select(high, p, most), clip), select(low, select(high, rest, 1 - most), 1 - clip)
+    low, high = p < clip, rest < 1 - most
+    return unless(low, unless(high, p, most), clip), unless(low, unless(high, rest, 1 - most), 1 - clip)
 
 
 def _limited(v: Tensor, low: float, high: float) -> Tensor:
     """`v` from `low` to `high`; beyond them the gradient is 0."""
-    return select(~(v < low), select(~(v > high), v, high), low)
+    return unless(v < low, unless(v > high, v, high), low)
 
 
 def _minus_log(p: Tensor, rest: Tensor) -> Tensor:
     """`-log p`, right where `p` rounds to 1 as well; `rest = 1 - p`."""
     near = rest < 0.25
-    return -(torch.log(select(~near, p, 1)) + torch.log1p(-select(near, rest)))
+    return -(torch.log(unless(near, p, 1)) + torch.log1p(-select(near, rest)))
 
 
 class _BoundedLogs(torch.autograd.Function):
@@ -307,7 +308,7 @@ def _power(v: Tensor, exponent: float) -> Tensor:
 
 def _positive(v: Tensor) -> Tensor:
     """`max(v, 0)`; at 0 the gradient is that of `v`."""
-    return select(~(v < 0), v)
+    return unless(v < 0, v)
 
 
 def _product(u: Tensor, v: Tensor) -> Tensor:

@@ -196,6 +196,11 @@ def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
     return torch.where(keep if values.ndim == keep.ndim else keep.unsqueeze(1), values, other)
 
 
+def unless(bad: Tensor, values: Tensor, other: float = 0) -> Tensor:
+    """`values`, and a number where `bad`. (TensorFlow makes of "not less" a "greater or equal", which NaN is neither.)"""
+    return torch.where(bad, other, values)
+
+
 def count(counts: Tensor | None, x: Tensor) -> int | Tensor:
     """How many positions count; an integer, since float32 counts to 2^24 only."""
     return x.numel() // x.shape[1] if counts is None else counts.sum()

@@ -19,7 +19,7 @@ from ...spec import (
     Quantile,
     SmoothL1,
 )
-from .core import Found, Inputs, channelwise, implements, nan_where, positionwise, select
+from .core import Found, Inputs, channelwise, implements, nan_where, positionwise, select, unless
 
 
 @implements(MeanSquaredError)
@@ -45,10 +45,10 @@ def mean_squared_logarithmic_error(term: MeanSquaredLogarithmicError, inputs: In
     """`log((y + 1) / (u + 1))^2`; `y` and `u` are input and target, epsilon at least."""
 
     def value(x: Tensor, t: Tensor) -> Tensor:
-        y, u = (select(~(v < term.epsilon), v, term.epsilon) for v in (nan_where(t.isnan(), x), t))
+        y, u = (unless(v < term.epsilon, v, term.epsilon) for v in (nan_where(t.isnan(), x), t))
         # The quotient less 1, or its inverse less 1: what the logarithm of a quotient near 1 needs.
         above = y >= u
-        over, under = select(above, y - u) / (u + 1), select(~above, u - y) / (y + 1)
+        over, under = select(above, y - u) / (u + 1), unless(above, u - y) / (y + 1)
         return (torch.log1p(over) - torch.log1p(under)).square()
 
     return channelwise(term, inputs, value)
@@ -75,7 +75,7 @@ def log_cosh(term: LogCosh, inputs: Inputs) -> Found:
     def value(x: Tensor, t: Tensor) -> Tensor:
         d = x - t
         small = d.abs() < 1
-        a, near = _absolute(select(~small, d, 1)), select(small, d)
+        a, near = _absolute(unless(small, d, 1)), select(small, d)
         far = a + (torch.log1p(torch.exp(-2 * a)) - math.log(2))
         # cosh d = 1 + 2 sinh^2 (d / 2), which does not cancel near 0.
         return torch.where(small, torch.log1p(2 * torch.sinh(near / 2).square()), far)
@@ -88,9 +88,15 @@ def cosine_similarity(term: CosineSimilarity, inputs: Inputs) -> Found:
     """`-cos` or `1 - cos` of the angle between input and target; no squared length is below epsilon."""
 
     def value(x: Tensor, t: Tensor) -> Tensor:
-        lengths = [v.square().sum(1).clamp(min=term.epsilon).sqrt() for v in (x, t)]
+        squares = [v.square().sum(1) for v in (x, t)]
+        lengths = [square.clamp(min=term.epsilon).sqrt() for square in squares]
         cosine = (x * t).sum(1) / (lengths[0] * lengths[1])
-        return -cosine if term.form == "negative" else 1 - cosine
+        if term.form == "negative":
+            return -cosine
+        # Of two directions, half the squared distance: it does not cancel where they are nearly the same.
+        apart = x / lengths[0].unsqueeze(1) - t / lengths[1].unsqueeze(1)
+        short = (squares[0] < term.epsilon) | (squares[1] < term.epsilon)
+        return torch.where(short, 1 - cosine, apart.square().sum(1) / 2)
 
     return positionwise(inputs, value)
 

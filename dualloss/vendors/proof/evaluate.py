@@ -8,7 +8,6 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -49,7 +48,8 @@ def vendor(case: Case, dtype: str) -> Found:
 def ours(case: Case, spec: Spec, numerics: str) -> Found:
     """What the spec says, computed in the other framework."""
     data = case.data()
-    return (_dualloss_tf if OTHER[case.loss.vendor] == "tf" else _dualloss_torch)(spec, data.x, data.target, numerics)
+    compute = _dualloss_tf if OTHER[case.loss.vendor] == "tf" else _dualloss_torch
+    return compute(spec, data.x, data.target, case.weight(), numerics)
 
 
 def _torch(case: Case, x: Array, target: Array, dtype: str) -> Found:
@@ -90,13 +90,14 @@ def _keras(case: Case, x: Array, target: Array, dtype: str) -> Found:
     made = case.loss.make({**case.options, "dtype": dtype})
     given = tf.constant(np.moveaxis(x, 1, -1), dtype)
     wanted = target if target.ndim < x.ndim else np.moveaxis(target, 1, -1).astype(dtype)
+    weight = case.weight()
     with tf.GradientTape() as tape:
         tape.watch(given)
-        value = made(tf.constant(wanted), given)
+        value = made(tf.constant(wanted), given, None if weight is None else tf.constant(weight, dtype))
     return Found(float(value), tape.gradient(value, given).numpy())
 
 
-def _dualloss_tf(spec: Spec, x: Array, target: Array, numerics: str) -> Found:
+def _dualloss_tf(spec: Spec, x: Array, target: Array, weight: Array | None, numerics: str) -> Found:
     import tensorflow as tf
 
     from ... import tf as backend
@@ -105,17 +106,18 @@ def _dualloss_tf(spec: Spec, x: Array, target: Array, numerics: str) -> Found:
     given = tf.constant(x)
     with tf.GradientTape() as tape:
         tape.watch(given)
-        value = loss(tf.constant(target), given)
+        value = loss(tf.constant(target), given, None if weight is None else tf.constant(weight))
     return Found(float(value), tape.gradient(value, given).numpy())
 
 
-def _dualloss_torch(spec: Spec, x: Array, target: Array, numerics: str) -> Found:
+def _dualloss_torch(spec: Spec, x: Array, target: Array, weight: Array | None, numerics: str) -> Found:
     import torch
 
     from ... import torch as backend
 
     given = torch.tensor(np.moveaxis(x, 1, -1), requires_grad=True)
     wanted = torch.tensor(target if target.ndim < x.ndim else np.moveaxis(target, 1, -1))
-    value = backend.Loss(spec, numerics=numerics, channel_axis=-1)(given, wanted)
+    loss = backend.Loss(spec, numerics=numerics, channel_axis=-1)
+    value = loss(given, wanted, None if weight is None else torch.tensor(weight))
     (gradient,) = torch.autograd.grad(value, given)
     return Found(value.item(), gradient.numpy())

@@ -17,15 +17,14 @@ SMOOTHINGS = [0.0, 0.1, 0.5]
 
 def make(name: str) -> Any:
     """A loss whose grid holds its arguments."""
-    return lambda o: getattr(keras.losses, name)(**{key: value for key, value in o.items() if key != "spatial"})
+    return lambda o: getattr(keras.losses, name)(**{key: value for key, value in o.items() if key != "sample_weight"})
 
 
 def loss(name: str, kinds: Any, grid: dict[str, list[Any]] | None = None, **more: Any) -> Loss:
     """A row of this library."""
     choose = kinds if callable(kinds) else lambda o: kinds
-    return Loss(
-        "keras", name, {**(grid or {}), "reduction": REDUCTIONS}, choose, make(name), lambda o: SHAPES, **more
-    )
+    options = {**(grid or {}), "reduction": REDUCTIONS, "sample_weight": [False, True]}
+    return Loss("keras", name, options, choose, make(name), lambda o: SHAPES, **more)
 
 
 def _groups(o: Options) -> Any:
@@ -55,8 +54,9 @@ def region(name: str, grid: dict[str, list[Any]]) -> Loss:
             **{key: value for key, value in o.items() if key != "spatial"} | {"axis": _groups(o)}
         ),
         lambda o: [shape for shape in SHAPES if len(shape) == o["spatial"] + 2],
-        keywords=lambda o, shape: {"spatial": o["spatial"]}
-        | ({"like": "keras==3.15.1"} if o.get("alpha") != o.get("beta") else {}),
+        keywords=lambda o, shape: (
+            {"spatial": o["spatial"]} | ({"like": "keras==3.15.1"} if o.get("alpha") != o.get("beta") else {})
+        ),
     )
 
 
@@ -73,17 +73,21 @@ LOSSES = [
     loss("CategoricalHinge", {**d.DISTRIBUTIONS, **d.UNNORMALISED}),
     loss(
         "BinaryCrossentropy",
-        lambda o: {**d.BINARY, **d.BINARY_SOFT}
-        if o["from_logits"]
-        else {**d.BINARY_OF_PROBABILITIES, **d.BINARY_SOFT_OF_PROBABILITIES},
+        lambda o: (
+            {**d.BINARY, **d.BINARY_SOFT}
+            if o["from_logits"]
+            else {**d.BINARY_OF_PROBABILITIES, **d.BINARY_SOFT_OF_PROBABILITIES}
+        ),
         {"from_logits": [False, True], "label_smoothing": SMOOTHINGS},
         repeats=4,
     ),
     loss(
         "BinaryFocalCrossentropy",
-        lambda o: {"0 and 1": d.BINARY["0 and 1"], **d.BINARY_SOFT}
-        if o["from_logits"]
-        else {**d.BINARY_OF_PROBABILITIES, **d.BINARY_SOFT_OF_PROBABILITIES},
+        lambda o: (
+            {"0 and 1": d.BINARY["0 and 1"], **d.BINARY_SOFT}
+            if o["from_logits"]
+            else {**d.BINARY_OF_PROBABILITIES, **d.BINARY_SOFT_OF_PROBABILITIES}
+        ),
         {
             "apply_class_balancing": [False, True],
             "alpha": [0.25, 0.5],

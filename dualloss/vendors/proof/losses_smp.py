@@ -100,9 +100,11 @@ LOSSES = [
         "smp",
         "LovaszLoss",
         {"mode": ["binary", "multiclass"], "per_image": [False, True], "ignore_index": [None, 255]},
-        lambda o: {"0 and 1": d.BINARY["0 and 1"], "empty": d.BINARY["empty"], "full": d.BINARY["full"]}
-        if o["mode"] == "binary"
-        else {name: d.LABELS[name] for name in ("labels", "one class")},
+        lambda o: (
+            {"0 and 1": d.BINARY["0 and 1"], "empty": d.BINARY["empty"], "full": d.BINARY["full"]}
+            if o["mode"] == "binary"
+            else {name: d.LABELS[name] for name in ("labels", "one class")}
+        ),
         make("LovaszLoss"),
         lambda o: shapes(o)[1:],
         valid=lambda o: o["ignore_index"] is None or o["mode"] == "multiclass",
@@ -127,9 +129,11 @@ LOSSES = [
         },
         make("FocalLoss"),
         shapes,
-        valid=lambda o: (o["class_weights"] is None or o["mode"] != "binary")
-        and (o["ignore_index"] is None or o["mode"] == "multiclass")
-        and (o["from_logits"] or o["mode"] != "multiclass"),
+        valid=lambda o: (
+            (o["class_weights"] is None or o["mode"] != "binary")
+            and (o["ignore_index"] is None or o["mode"] == "multiclass")
+            and (o["from_logits"] or o["mode"] != "multiclass")
+        ),
     ),
     Loss(
         "smp",
