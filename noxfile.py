@@ -115,8 +115,18 @@ def accuracy(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["env"])
 def terms(session: nox.Session) -> None:
-    """Write docs/terms.md, the table of the terms, from the registry."""
+    """Write docs/terms.md, the table of the terms, and docs/importing.md from the registries."""
     run(session, "python", "benchmarks/terms.py", *session.posargs)
+    run(session, "python", "benchmarks/importing.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
+def vendors(session: nox.Session) -> None:
+    """Prove that imported losses are the libraries' own, over a grid of their options."""
+    # Their losses need nothing but PyTorch and NumPy; the packages themselves want torchvision and more.
+    packages = ("segmentation-models-pytorch", "monai")
+    run(session, "python", "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps", *packages)
+    run(session, "python", "-m", "dualloss.vendors.proof", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["env"])

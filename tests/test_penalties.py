@@ -17,10 +17,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 keras = pytest.importorskip("keras", reason="Keras is not installed")
 
-import dualloss.tf
-import dualloss.torch
-from dualloss.tf import Regularizer
-from dualloss.torch import penalty
+from dualloss.tf import Regularizer  # noqa: E402
+from dualloss.torch import penalty  # noqa: E402
 
 SameBits = Callable[[Any, Any], None]
 

@@ -216,9 +216,10 @@ def squared_hinge(term: SquaredHinge, inputs: Inputs) -> Found:
 def categorical_hinge(term: CategoricalHinge, inputs: Inputs) -> Found:
     """`max(0, 1 + max_c (1 - t_c) x_c - sum_c t_c x_c)`; classes that tie for the maximum share its gradient."""
     x, t = inputs.x, inputs.t
-    wrong = (1 - t) * x
+    # The right class counts in the maximum as 0 even at infinity, and wrong ones nothing in the sum.
+    wrong = np.where(t == 1, 0.0, (1 - t) * x)
     best = wrong.max(-1, keepdims=True)
-    m = 1 + best - (t * x).sum(-1, keepdims=True)
+    m = 1 + best - np.where(t == 0, 0.0, t * x).sum(-1, keepdims=True)
     ties = wrong == best
     g = np.where(ties, (1 - t) / ties.sum(-1, keepdims=True), 0.0) - t
     g = np.where(m < 0, 0.0, np.where(np.isnan(m), np.nan, g))

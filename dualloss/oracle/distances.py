@@ -77,8 +77,9 @@ def scaled_ulp_error(got: ArrayLike, truth: ArrayLike, dtype: str = "float32", *
 #
 # The scale of `CrossEntropy` is at least that of one undecided position: 1, and its coefficient for the
 # gradient. A log-softmax drops what is below 1e-7 of that, which is all there is if every position is decided.
-# Of the boundary term the bounds are those of 26 neighbours; on probabilities its gradient is a small
-# difference of large numbers where they are near 0 or 1.
+# Of the boundary term the bounds are those of 26 neighbours. Where all positions are decided, what is left of the
+# terms on probabilities (Lovasz, Boundary, ...) is exp(-d) for differences d of logits, which float32 rounds
+# by d / 2 ulp. SSIM's variances are small differences of squares.
 @dataclass(frozen=True)
 class Bound:
     """What the native numerics of a term promise, in float32 ulp of the scale (`scaled_ulp_error`).

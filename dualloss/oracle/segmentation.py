@@ -28,11 +28,12 @@ _PAD_MODES: Mapping[str, Any] = {
 class Stencil:
     """`K` as a table: each of `sources` holds a neighbour of every position; -1 is a zero off the edge.
 
-    The neighbours' differences to the centre are added with `weights`; for Sobel's, of sum 0, that changes nothing.
+    The neighbours are added with `weights`, those of a Laplacian after taking the centre off each.
     """
 
     sources: list[NDArray[np.int64]]
     weights: list[int]
+    centred: bool
 
     @staticmethod
     def of(kernel: str, padding: str, spatial: tuple[int, ...], along: int = 0) -> Stencil:
@@ -49,24 +50,24 @@ class Stencil:
                 window = tuple(slice(1 + o, 1 + o + n) for o, n in zip(offset, spatial, strict=True))
                 sources.append(table[window].ravel())
                 weights.append(weight)
-        return Stencil(sources, weights)
+        return Stencil(sources, weights, kernel != "sobel")
 
     def looks_at(self, u: Reals, source: NDArray[np.int64]) -> Reals:
         """`u` at the source, for `u` of shape `(B, positions, C)`."""
         return np.where((source < 0)[:, None], np.zeros((), u.dtype), u[:, source])
 
     def apply(self, u: Reals) -> Reals:
-        """The sum over the neighbours of their difference to the centre."""
-        result = np.zeros_like(u)
+        """The weighted sum over the neighbours, or over their differences to the centre."""
+        result, centre = np.zeros_like(u), u if self.centred else 0
         for source, weight in zip(self.sources, self.weights, strict=True):
-            result = result + weight * (self.looks_at(u, source) - u)
+            result = result + weight * (self.looks_at(u, source) - centre)
         return result
 
     def transposed(self, y: Reals) -> Reals:
         """The adjoint of `apply`: what each position got from a source goes back to it."""
         result = np.zeros_like(y)
         for source, weight in zip(self.sources, self.weights, strict=True):
-            result -= weight * y
+            result -= weight * y if self.centred else 0
             inside = source >= 0
             into: Any = (slice(None), source[inside])
             np.add.at(result, into, weight * y[:, inside])
@@ -74,7 +75,7 @@ class Stencil:
 
 
 def _native_boundary(term: Boundary) -> Bound:
-    return Bound(loss=4, map=24, gradient=24 if term.on == "logits" else 96)
+    return Bound(loss=4, map=24, gradient=16 if term.on == "logits" else 32)
 
 
 @implements(Boundary, native=_native_boundary)
@@ -104,7 +105,7 @@ def boundary(term: Boundary, inputs: Inputs) -> Found:
     return Found(value.reshape(shape[:-1]), ~touched.reshape(shape[:-1]), gradient)
 
 
-@implements(DistanceMap, native=Bound(loss=8, map=16, gradient=16))
+@implements(DistanceMap, native=Bound(loss=4, map=6, gradient=8))
 def distance_map(term: DistanceMap, inputs: Inputs) -> Found:
     """The sum of `p D`."""
     made, each = Activated.of(term.activation, inputs.x), share(term, inputs)
@@ -163,7 +164,7 @@ class _Window:
         return valid
 
 
-@implements(SSIM, native=Bound(loss=64, map=256, gradient=256))
+@implements(SSIM, native=Bound(loss=12, map=96, gradient=320))
 def ssim(term: SSIM, inputs: Inputs) -> Found:
     """`1 - A1 A2 / (B1 B2)`; with `E1 = B1 - A1` and `E2 = B2 - A2` that is `(B1 E2 + A2 E1) / (B1 B2)`.
 
@@ -193,7 +194,7 @@ def ssim(term: SSIM, inputs: Inputs) -> Found:
     return Found(value.sum(-1) * each, window.covers(inputs.valid), gradient)
 
 
-@implements(TotalVariation, native=Bound(loss=8, map=16, gradient=16))
+@implements(TotalVariation, native=Bound(loss=4, map=4, gradient=4))
 def total_variation(term: TotalVariation, inputs: Inputs) -> Found:
     """The sum of `|x[i + 1] - x[i]|` along the axes, of pairs of valid positions."""
     x, each = inputs.x, share(term, inputs)

@@ -473,8 +473,9 @@ def _takes(spec: Spec, shape: tuple[int, ...]) -> bool:
                 return False
     except ValueError:
         return False
-    # Dense targets have no ignore_index, and labels for one channel need a term about classes.
-    return spec.ignore_index is None or (shape[-1] > 1 or any(term.about_classes for _, term in spec.parts))
+    # Dense targets, which one channel without an axis has, have no ignore_index; labels need a term about classes.
+    labels = len(shape) > 1 and (shape[-1] > 1 or any(term.about_classes for _, term in spec.parts))
+    return spec.ignore_index is None or labels
 
 
 def _for_classes(spec: Spec, shape: tuple[int, ...]) -> Spec:

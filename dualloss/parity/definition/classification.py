@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .activations import fine_softmax, sigmoid, softmax, through_softmax
+from .activations import Softmax, fine_softmax, sigmoid, softmax, through_softmax
 from .arithmetic import INF, NAN, asum, chop, divide, ex_star, float32, ln1p_star, ln_star, pow_star, times
 from .core import Batch, Rows, Term, by_element, by_position, implements, over_channels, pointwise
 
@@ -129,57 +129,81 @@ def negative_log_likelihood(options: Any, batch: Batch) -> Term:
     return Term(values, batch.valid, None, pointwise(gradients), _says(weights, batch))
 
 
+@dataclass(frozen=True)
+class _Classes:
+    """Of one position, what Focal looks at: Z, y, p, r, l and whether p is inside."""
+
+    z: float | None
+    y: list[float]
+    p: list[float]
+    rest: list[float]
+    n: list[float]
+    inside: list[bool]
+
+
+def _of_logits(soft: Softmax) -> _Classes:
+    return _Classes(None, soft.p, soft.p, soft.rest, [soft.log_sum - dc for dc in soft.d], [True] * len(soft.p))
+
+
+def _of_probabilities(z: float | None, y: list[float], rest: list[float], clip: float) -> _Classes:
+    """Of y and 1 - y."""
+    at = [_clipped(yc, rc, clip) for yc, rc in zip(y, rest, strict=True)]
+    n = [0 - _log(v.p, v.r) for v in at]
+    return _Classes(z, y, [v.p for v in at], [v.r for v in at], n, [v.inside for v in at])
+
+
+def _focal_slopes(a: list[float], f: list[float], gamma: float, on: _Classes, clipping: bool) -> list[float]:
+    """g of Focal; for clip_softmax that for the softmax."""
+    w = [
+        0.0 if rc == 0 or gamma == 0 or pc == 0 else times(gamma, times(fc, nc / rc))
+        for rc, pc, fc, nc in zip(on.rest, on.p, f, on.n, strict=True)
+    ]
+    if clipping:
+        h = [
+            ac if math.isnan(ac) else times(ac, wc + chop(fc / pc)) if ac != 0 and inside else 0.0
+            for ac, wc, fc, pc, inside in zip(a, w, f, on.p, on.inside, strict=True)
+        ]
+        return _back(on.z, on.y, h)
+    e = [0.0 if ac == 0 else times(ac, times(pc, wc) + fc) for ac, pc, wc, fc in zip(a, on.p, w, f, strict=True)]
+    total = asum(e)
+    return [times(pc, total - ec) - times(ec, rc) for pc, ec, rc in zip(on.p, e, on.rest, strict=True)]
+
+
 @implements("Focal")
 def focal(options: Any, batch: Batch) -> Term:
     """Focal."""
     classes, gamma = batch.channels, float32(options.gamma)
     alpha = _constants(options.alpha, classes)
-    softs = [softmax(x) for x in batch.x] if options.inputs == "logits" else None
-    clipping = softs is None or options.clip_softmax
+    on_logits = options.inputs == "logits"
+    clipping = not on_logits or options.clip_softmax
+    softs = [softmax(x) for x in batch.x] if on_logits else []
     parts: Rows = []
-    slopes: Rows = []  # g, but for clip_softmax that for the softmax
+    slopes: Rows = []
     for i, (x, t) in enumerate(zip(batch.x, batch.t, strict=True)):
-        a = _weighted(alpha, [_smoothed(tc, options.label_smoothing, classes) for tc in t])
-        z = None
-        if softs is None:
+        on: _Classes | None = None
+        if not on_logits:
             given = _probabilities(x, options.renormalize)
-            bad, (z, y) = given is None, given or (None, [NAN] * classes)
-            rest = [1 - v for v in y]
-        else:
-            bad, y, rest = softs[i].bad, softs[i].p, softs[i].rest
-        if bad:
+            if given is not None:
+                z, y = given
+                on = _of_probabilities(z, y, [1 - v for v in y], options.clip)
+        elif not softs[i].bad:
+            soft = softs[i]
+            on = _of_probabilities(None, soft.p, soft.rest, options.clip) if clipping else _of_logits(soft)
+        if on is None:
             parts.append([NAN] * classes)
             slopes.append([NAN] * classes)
             continue
-        if softs is not None and not clipping:
-            p, n = y, [softs[i].log_sum - dc for dc in softs[i].d]
-            inside = [True] * classes
-        else:
-            at = [_clipped(yc, rc, options.clip) for yc, rc in zip(y, rest, strict=True)]
-            p, rest, inside = [v.p for v in at], [v.r for v in at], [v.inside for v in at]
-            n = [0 - _log(v.p, v.r) for v in at]
-        f = [pow_star(rc, gamma) for rc in rest]
-        parts.append([0.0 if ac == 0 else times(ac, fc) * nc for ac, fc, nc in zip(a, f, n, strict=True)])
-        w = [
-            0.0 if rc == 0 or gamma == 0 or pc == 0 else times(gamma, times(fc, nc / rc))
-            for rc, pc, fc, nc in zip(rest, p, f, n, strict=True)
-        ]
-        if not clipping:
-            e = [0.0 if ac == 0 else times(ac, times(pc, wc) + fc) for ac, pc, wc, fc in zip(a, p, w, f, strict=True)]
-            total = asum(e)
-            slopes.append([times(pc, total - ec) - times(ec, rc) for pc, ec, rc in zip(p, e, rest, strict=True)])
-        else:
-            h = [
-                ac if math.isnan(ac) else times(ac, wc + chop(fc / pc)) if ac != 0 and within else 0.0
-                for ac, within, wc, fc, pc in zip(a, inside, w, f, p, strict=True)
-            ]
-            slopes.append(_back(z, y, h))
+        a = _weighted(alpha, [_smoothed(tc, options.label_smoothing, classes) for tc in t])
+        f = [pow_star(rc, gamma) for rc in on.rest]
+        parts.append([0.0 if ac == 0 else times(ac, fc) * nc for ac, fc, nc in zip(a, f, on.n, strict=True)])
+        slopes.append(_focal_slopes(a, f, gamma, on, clipping))
     value, share = over_channels(options, batch, parts)
-    through = softs if clipping else None
 
     def gradient(c: list[float]) -> Rows:
         g = pointwise(slopes)(c)
-        return g if through is None else [through_softmax(soft, row) for soft, row in zip(through, g, strict=True)]
+        if not (on_logits and clipping):
+            return g
+        return [through_softmax(soft, row) for soft, row in zip(softs, g, strict=True)]
 
     return Term(value, batch.valid, share, gradient)
 

@@ -149,7 +149,14 @@ def cosine_similarity(options: Any, batch: Batch) -> Term:
         xx_least, tt_least = max(xx, epsilon), max(tt, epsilon)
         n = math.sqrt(xx_least * tt_least)
         k = asum([xc * tc for xc, tc in zip(x, t, strict=True)]) / n
-        values.append(chop((1 if options.form == "distance" else 0) - k))
+        if options.form == "negative":
+            values.append(chop(0 - k))
+        elif xx >= epsilon and tt >= epsilon:
+            lengths = chop(math.sqrt(xx_least)), chop(math.sqrt(tt_least))
+            u = [xc / lengths[0] - tc / lengths[1] for xc, tc in zip(x, t, strict=True)]
+            values.append(chop(asum([v * v for v in u]) * 0.5))
+        else:
+            values.append(chop(1 - k))
         along = [times(k, xc / xx_least) if xx >= epsilon else 0.0 for xc in x]
         gradients.append([v - chop(tc / n) for v, tc in zip(along, t, strict=True)])
     return Term(values, batch.valid, None, pointwise(gradients))

@@ -203,7 +203,8 @@ def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
 
 
 def unless(bad: Tensor, values: Tensor, other: float = 0) -> Tensor:
-    """`values`, and a number where `bad`. (TensorFlow makes of "not less" a "greater or equal", which NaN is neither.)"""
+    """`values`, and another number where `bad`."""
+    # Not the same as select(~bad, ...): graphs turn "not less" into "greater or equal", which NaN is neither.
     return tf.where(bad, tf.constant(other, values.dtype), values)
 
 

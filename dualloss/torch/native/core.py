@@ -197,7 +197,7 @@ def select(keep: Tensor | None, values: Tensor, other: float = 0) -> Tensor:
 
 
 def unless(bad: Tensor, values: Tensor, other: float = 0) -> Tensor:
-    """`values`, and a number where `bad`. (TensorFlow makes of "not less" a "greater or equal", which NaN is neither.)"""
+    """`values`, and another number where `bad`."""
     return torch.where(bad, other, values)
 
 
