@@ -242,7 +242,7 @@ def _weighted(make: Callable[..., Spec], option: str, **options: Any) -> Callabl
 
 CANCELS = (
     "where the probabilities of neighbours nearly cancel, what is left is far below the map's other values, and the "
-    "error of the softmax, 2^-33 of a probability, is many ulp of it."
+    "error of the softmax, 2^-32.7 of a probability, is many ulp of it."
 )
 
 ENTRIES = [
@@ -490,8 +490,9 @@ of its scale for the gradient; but for
 
 {exempt}
 
-The huge native figures are of the same kind: losses of confident predictions that float32 formulas round to 0, and
-differences of nearly equal numbers.
+The huge native figures are of the same kind: losses of confident predictions that float32 formulas round to 0,
+differences of nearly equal numbers; and of Lovasz, errors that float32 cannot tell apart come in another order, which
+changes the gradient, not the value.
 """
 
 

@@ -840,6 +840,24 @@ def test_lovasz_of_equal_errors_and_none() -> None:
     counted = evaluate(Lovasz(activation="none", classes="all"), x, 0 * labels)
     assert counted.loss == 0.5  # the largest error alone
     np.testing.assert_array_equal(counted.gradient.ravel(), [1.0, 0.0, 0.0])
+    for per_sample in (False, True):
+        for classes in ("present", "all"):
+            empty = evaluate(Lovasz(per_sample=per_sample, classes=classes), X[:0], LABELS[:0])
+            assert empty.loss == 0 and empty.gradient.shape == X[:0].shape
+
+
+def test_lovasz_of_infinite_errors() -> None:
+    """They come first, NaN before them; one that adds nothing to the Jaccard loss counts nothing."""
+    x, labels = np.array([[[-math.inf], [0.0], [math.inf]]]), np.array([[[1.0], [0.0], [1.0]]])
+    found = evaluate(Lovasz(activation="hinge"), x, labels)
+    assert found.loss == math.inf
+    np.testing.assert_allclose(found.gradient.ravel(), [-1 / 2, 1 / 6, 0], rtol=1e-14)  # the last error is 0
+    useless = evaluate(Lovasz(activation="hinge", classes="all"), [[[math.inf], [math.inf]]], np.zeros((1, 2, 1)))
+    assert useless.loss == math.inf
+    np.testing.assert_array_equal(useless.gradient.ravel(), [1.0, 0.0])
+    unknown = evaluate(Lovasz(activation="none"), [[[math.inf], [math.nan]]], np.array([[[0.0], [1.0]]]))
+    assert math.isnan(unknown.loss)
+    np.testing.assert_allclose(unknown.gradient.ravel(), [0.0, math.nan])  # after the first the loss is 1
 
 
 def test_lovasz_beyond_probabilities() -> None:
@@ -877,6 +895,15 @@ def test_sobel_is_a_convolution(axes: int, padding: Any, on: Any) -> None:
         return (edges(q) - edges(torch.tensor(target))).square().sum(1).mean()
 
     close(evaluate(Boundary(kernel="sobel", on=on, padding=padding), x, target), *by_torch(formula, x))
+
+
+def test_sobel_does_not_see_the_centre() -> None:
+    """A Laplacian does."""
+    x = np.array([[[0.0], [1.0], [math.nan], [3.0], [5.0]]])
+    found = evaluate(Boundary(kernel="sobel"), x, 0 * np.nan_to_num(x), reduction="none")
+    np.testing.assert_array_equal(np.isnan(found.loss), [[False, True, False, True, False]])
+    found = evaluate(Boundary(), x, 0 * np.nan_to_num(x), reduction="none")
+    np.testing.assert_array_equal(np.isnan(found.loss), [[False, True, True, True, False]])
 
 
 @pytest.mark.parametrize("size", [(9,), (6, 7), (6, 5, 7)], ids=str)
@@ -1142,6 +1169,8 @@ def test_margins() -> None:
     tied = evaluate(CategoricalHinge(), [[1.0, 3.0, 3.0]], [0])
     assert tied.loss == 3
     np.testing.assert_array_equal(tied.gradient, [[-1.0, 0.5, 0.5]])
+    far = evaluate(CategoricalHinge(), [[math.inf, 3.0, 2.0], [1.0, -math.inf, -2.0]], [0, 0], reduction="none")
+    np.testing.assert_array_equal(far.loss, [0.0, 0.0])
     own = evaluate(CategoricalHinge(), [[-3.0, -2.0, -4.0]], [0])
     assert own.loss == 4  # the right class counts in the maximum, as 0
     np.testing.assert_array_equal(own.gradient, [[-1.0, 0.0, 0.0]])

@@ -156,15 +156,15 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Whole:
     samples, together = (x.shape[0], 1) if term.per_sample else (1, x.shape[0])
     rows = (samples, together * math.prod(x.shape[1:-1]), channels)
     valid = np.broadcast_to(inputs.valid[..., None], x.shape).reshape(rows)
-    flat, truth = errors.reshape(rows), wanted.reshape(rows) == 1
+    flat, truth, unknown = errors.reshape(rows), wanted.reshape(rows) == 1, np.isnan(wanted).reshape(rows)
     values, slopes = np.zeros((samples, channels), x.dtype), np.zeros(flat.shape, x.dtype)
     present = np.zeros((samples, channels), bool)
     for sample, channel in np.ndindex(samples, channels):
         at: Any = (sample, valid[sample, :, channel], channel)
         steps = _jaccard_steps(flat[at], truth[at])
-        values[sample, channel] = (flat[at] * steps).sum()
+        values[sample, channel] = np.where((steps == 0) & ~np.isnan(flat[at]), 0.0, flat[at] * steps).sum()
         slopes[at] = np.where(flat[at] == 0, 0.0, np.where(np.isnan(flat[at]), np.nan, steps))
-        present[sample, channel] = truth[at].any()
+        present[sample, channel] = (truth[at] | unknown[at]).any()
 
     counts = present if term.classes == "present" else np.ones_like(present)
     sizes = counts.sum(-1, keepdims=True)
