@@ -280,6 +280,7 @@ ENTRIES = [
     Entry(dl.MeanSquaredLogarithmicError(), positive),
     Entry(dl.Huber(delta=0.7), numbers),
     Entry(dl.SmoothL1(beta=0.7), numbers),
+    Entry(dl.Charbonnier(epsilon=0.3), numbers),
     Entry(dl.LogCosh(), numbers),
     Entry(dl.CosineSimilarity(), vectors),
     Entry(dl.CosineSimilarity(form="distance"), vectors),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..spec import (
+    Charbonnier,
     CosineSimilarity,
     Huber,
     LogCosh,
@@ -94,6 +95,18 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Result:
     near = size < beta
     losses = ops.where(near, functions.times(ops, d, d) * (0.5 * inverse), size - 0.5 * beta)
     return per_channel(term, inputs, [losses], lambda: ops.where(near, functions.times(ops, d, inverse), sign(ops, d)))
+
+
+@implements(Charbonnier)
+def charbonnier(term: Charbonnier, inputs: Inputs) -> Result:
+    """``sqrt(d^2 + epsilon^2)``."""
+    ops, epsilon = inputs.ops, float32(term.epsilon)
+    d = inputs.x - inputs.t
+    losses = ops.sqrt(functions.times(ops, d, d) + epsilon * epsilon)
+    infinite = losses == float("inf")
+    return per_channel(
+        term, inputs, [losses], lambda: ops.where(infinite, sign(ops, d), d / functions.chop(ops, losses))
+    )
 
 
 @implements(LogCosh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..spec import (
+    Charbonnier,
     CosineSimilarity,
     Huber,
     LogCosh,
@@ -65,6 +66,14 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
     near = abs(d) < beta  # nowhere for beta = 0
     value = np.where(near, d * d / (2 * beta), abs(d) - beta / 2)
     return per_channel(term, inputs, value, np.where(near, d / beta, np.sign(d)))
+
+
+@implements(Charbonnier, native=Bound(loss=4, map=5, gradient=4))
+def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
+    """`sqrt(d^2 + epsilon^2)`, `d = x - t`; gradient `d` over it, and the sign of `d` where that is infinite."""
+    d = inputs.x - inputs.t
+    value = np.hypot(d, float32(term.epsilon))
+    return per_channel(term, inputs, value, np.where(np.isinf(d), np.sign(d), d / value))
 
 
 @implements(LogCosh, native=Bound(loss=8, map=16, gradient=8))

@@ -15,6 +15,7 @@ from .. import (
     BinaryFocal,
     Boundary,
     CategoricalHinge,
+    Charbonnier,
     CosineSimilarity,
     CrossEntropy,
     Dice,
@@ -328,8 +329,9 @@ MORE: dict[str, Spec] = {
     + 2.0 * Jaccard(background=False)
     + 0.1 * Focal()
     + 0.01 * Boundary(kernel="sobel"),
+    "charbonnier": Charbonnier(epsilon=0.3),
 }
-"""The specs of the rest of the catalogue, by name."""
+"""The specs of the rest of the catalogue, by name. New ones stand last: the calls of a spec depend on its place."""
 
 PRIMARY = frozenset(
     {
@@ -337,7 +339,7 @@ PRIMARY = frozenset(
         "categorical_hinge", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error",
         "smooth_l1", "log_cosh", "cosine_similarity", "quantile", "dice", "jaccard", "tversky", "focal_tversky",
         "lovasz", "boundary_sobel", "distance_map", "ssim", "total_variation", "cross_entropy_probabilities",
-        "binary_cross_entropy_probabilities",
+        "binary_cross_entropy_probabilities", "charbonnier",
     }
 )  # fmt: skip
 """Of these, the ones that run the whole matrix."""

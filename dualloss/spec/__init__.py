@@ -22,6 +22,7 @@ from ._penalties import L1, L2, Penalty
 from ._presets import VERSIONS
 from ._region import Dice, FocalTversky, Jaccard, Lovasz, Region, Tversky
 from ._regression import (
+    Charbonnier,
     CosineSimilarity,
     Huber,
     LogCosh,
@@ -46,6 +47,7 @@ __all__ = [
     "BinaryFocal",
     "Boundary",
     "CategoricalHinge",
+    "Charbonnier",
     "CosineSimilarity",
     "CrossEntropy",
     "Dice",

@@ -152,6 +152,27 @@ class LogCosh(PerChannel):
 
 @register
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Charbonnier(PerChannel):
+    """Charbonnier's loss: absolute error, smooth at zero.
+
+    At a position with `C` inputs `x` and the targets `t`:
+
+        V = mean over c of  sqrt((x[c] - t[c])**2 + epsilon**2)
+
+    Options:
+        epsilon: how far it is smooth, a finite number > 0 that float32 holds as a normal number; default 1e-3. The
+            exact numerics use it rounded to float32.
+
+    Further options: `normalizer`, `empty`, `channels`, as of all such terms.
+
+    Source: Charbonnier et al. (1994), Two Deterministic Half-Quadratic Regularization Algorithms for Computed Imaging.
+    """
+
+    epsilon: float = option(1e-3, positive)
+
+
+@register
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CosineSimilarity(PerPosition):
     """Angle between input and target, both being vectors along the channels.
 

@@ -82,6 +82,18 @@ def smooth_l1(options: Any, batch: Batch) -> Term:
     return _of_difference(options, batch, function)
 
 
+@implements("Charbonnier")
+def charbonnier(options: Any, batch: Batch) -> Term:
+    """Charbonnier."""
+    epsilon = float32(options.epsilon)
+
+    def function(d: float, t: float) -> tuple[float, float]:
+        p = math.sqrt(times(d, d) + epsilon * epsilon)
+        return p, sign(d) if math.isinf(p) else d / chop(p)
+
+    return _of_difference(options, batch, function)
+
+
 @implements("Quantile")
 def quantile(options: Any, batch: Batch) -> Term:
     """Quantile."""

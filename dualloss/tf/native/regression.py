@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from ...spec import (
+    Charbonnier,
     CosineSimilarity,
     Huber,
     LogCosh,
@@ -64,6 +65,12 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
     if term.beta == 0:
         return channelwise(term, inputs, lambda x, t: _absolute(x - t))
     return channelwise(term, inputs, lambda x, t: _huber(x - t, term.beta, term.beta))
+
+
+@implements(Charbonnier)
+def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
+    """`sqrt((x - t)^2 + epsilon^2)`."""
+    return channelwise(term, inputs, lambda x, t: tf.sqrt(tf.square(x - t) + term.epsilon**2))
 
 
 @implements(LogCosh)

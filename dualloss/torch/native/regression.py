@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...spec import (
+    Charbonnier,
     CosineSimilarity,
     Huber,
     LogCosh,
@@ -66,6 +67,12 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
     if term.beta == 0:
         return channelwise(term, inputs, lambda x, t: _absolute(x - t))
     return channelwise(term, inputs, lambda x, t: F.smooth_l1_loss(x, t, reduction="none", beta=term.beta))
+
+
+@implements(Charbonnier)
+def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
+    """`sqrt((x - t)^2 + epsilon^2)`."""
+    return channelwise(term, inputs, lambda x, t: torch.sqrt((x - t).square() + term.epsilon**2))
 
 
 @implements(LogCosh)
