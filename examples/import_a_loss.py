@@ -5,9 +5,11 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
+import torch  # first: TensorFlow brings its own copies of some libraries
+
+# isort: split
 import keras
 import numpy as np
-import torch
 
 import dualloss as dl
 import dualloss.tf

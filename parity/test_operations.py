@@ -323,6 +323,7 @@ def compared(a: Array, b: Array) -> tuple[Array, ...]:
         (key(a) > key(b)) & fine,
         (key(a) >= key(b)) & fine,
         (key(a) == key(b)) & fine,
+        (key(a) <= key(b)) & fine,
     )
 
 
@@ -338,6 +339,33 @@ def in_range(a: Array, b: Array) -> tuple[Array, ...]:
     for r in exactly(a, b):
         ok &= ~((np.abs(r) < 2.0**-1021) & (r != 0.0)) & ~((r == 0.0) & (a != 0.0) & (b != 0.0) & (a != b) & (a != -b))
     return a[ok], b[ok]
+
+
+def boxes() -> Array:
+    """Four axes, the second of length 1."""
+    return bell("boxes", (3, 1, 4, 5))
+
+
+def padded(v: Array, axis: int) -> Array:
+    before, after = (np.zeros([n if a == axis else size for a, size in enumerate(v.shape)]) for n in (2, 3))
+    return np.concatenate([before, v, after], axis)
+
+
+def tied() -> Array:
+    """Rows with many equal elements, a row of far apart ones, and one of the extremes."""
+    b = integers("tied", 5 * 300).reshape(5, 300).astype(np.int64) % 7
+    b[1] = whole(63)[:300]
+    b[2] = np.where(b[2] > 3, 2**63 - 1, -(2**63))
+    return b
+
+
+def falling(b: Array) -> Array:
+    """The indices, the largest first, ties by index."""
+    return np.array([sorted(range(len(row)), key=lambda i: (-row[i], i)) for row in b.tolist()])
+
+
+def permuted() -> tuple[Array, Array]:
+    return bell("permuted", (5, 300)), falling(tied())
 
 
 CONTRACTS: dict[str, Contract] = {
@@ -478,6 +506,47 @@ CONTRACTS: dict[str, Contract] = {
         f"cut {start}:{stop}": cutting(start, stop)
         for start, stop in ((0, 1), (-1, None), (1, None), (0, -1), (-2, -1), (1, 2), (2, None), (0, -2))
     },
+    "pad": elementwise(
+        lambda ops, v: tuple(ops.pad(v, axis, 2, 3) for axis in range(4)),
+        lambda v: tuple(padded(v, axis) for axis in range(4)),
+        boxes,
+    ),
+    "transpose reshape rows shaped": elementwise(
+        lambda ops, v: (
+            ops.transpose(v, [3, 0, 2, 1]),
+            ops.reshape(ops.transpose(v, [3, 0, 2, 1]), [5, -1]),
+            ops.reshape(v, [-1, 5]),
+            *(ops.rows(ops.transpose(v, [2, 1, 0, 3]), axes) for axes in (1, 2, 3)),
+            ops.shaped(ops.rows(v, 2), ops.transpose(v, [3, 0, 2, 1])),
+            ops.rows(v[:0], 1),
+            ops.rows(v[:0], 3),
+        ),
+        lambda v: (
+            np.einsum("abcd->dacb", v).copy(),
+            np.array([[v[a, 0, c, d] for a in range(3) for c in range(4)] for d in range(5)]),
+            np.array([v[a, 0, c] for a in range(3) for c in range(4)]),
+            *(np.array([v[:, 0, c] for c in range(4)]).ravel().reshape(rows, -1) for rows in (4, 4, 12)),
+            v.ravel().reshape(5, 3, 4, 1),
+            np.zeros((0, 20)),
+            np.zeros((0, 5)),
+        ),
+        boxes,
+    ),
+    "order": elementwise(lambda ops, b: (ops.order(b), ops.order(b[:, :0])), lambda b: (falling(b), b[:, :0]), tied),
+    "gather scatter": Contract(
+        lambda ops, v, index: (ops.gather(v, index), ops.scatter(v, index), ops.gather(index, index)),
+        permuted,
+        lambda v, index: (
+            np.array([[row[i] for i in order] for row, order in zip(v, index, strict=True)]),
+            np.array([[row[order.index(i)] for i in range(300)] for row, order in zip(v, index.tolist(), strict=True)]),
+            np.array([[order[i] for i in order] for order in index.tolist()]),
+        ),
+    ),
+    "cumsum": elementwise(
+        lambda ops, b: (ops.cumsum(b), ops.cumsum(b[:, :0])),
+        lambda b: (np.array([[sum(row[: i + 1]) for i in range(len(row))] for row in b.tolist()]), b[:, :0]),
+        lambda: whole(50)[:1500].reshape(5, 300),
+    ),
     "zeros ones": elementwise(
         lambda ops, v: (
             ops.zeros_like(v),
@@ -501,7 +570,7 @@ CONTRACTS: dict[str, Contract] = {
         grid,
     ),
     "+ - * /": Contract(lambda ops, a, b: (a + b, a - b, a * b, a / b), lambda: in_range(*pairs()), exactly),
-    "< > >= ==": Contract(lambda ops, a, b: (a < b, a > b, a >= b, a == b), pairs, compared),
+    "< > >= == <=": Contract(lambda ops, a, b: (a < b, a > b, a >= b, a == b, a <= b), pairs, compared),
     "+ - int64": Contract(
         lambda ops, a, b: (a + b, a - b, 0 - a, 5 - a, a < b, a == 7, a > 0, a >= 0),
         lambda: (whole(61), whole(61)[::-1].copy()),

@@ -337,7 +337,7 @@ _ANSWERS = _pairs([-0.5, *_EDGES, 1.5], [0.0, 0.25, 1.0])
 _TWO = _pairs([[p, 1 - p] for p in _EDGES], [[0, 1], [1, 0], [0.25, 0.75]])
 _THREE = _pairs([[2, 2, -1], [1, 0, 0], [0, 0, 0], [3, 1, 2], [-1, -1, -1]], np.eye(3).tolist())
 _FAR = _pairs([[200, 0, 0], [0, 200, 100], [-200, 0, 0]], np.eye(3).tolist())
-_ARROWS = _pairs([[0, 0], [1e-6, 0], [3, 4], [-3, -4]], [[0, 0], [3, 4], [0, 1e-6]])
+_ARROWS = _pairs([[0, 0], [2**-20, 0], [3, 4], [-3, -4]], [[0, 0], [3, 4], [0, 2**-20]])
 
 KINKS: list[tuple[Spec, tuple[Any, Any]]] = [
     (MeanAbsoluteError(), _ERRORS),
@@ -364,7 +364,7 @@ KINKS: list[tuple[Spec, tuple[Any, Any]]] = [
     (Focal(clip_softmax=True), _FAR),
     (BinaryFocal(gamma=0.5), _FAR),
     (Poisson(inputs="rate", full=True), _pairs([0.0, 1.0, 3.0], [0.0, 1.0, 2.0])),
-    (CosineSimilarity(), _ARROWS),
-    (CosineSimilarity(form="distance"), _ARROWS),
+    (CosineSimilarity(epsilon=2**-40), _ARROWS),
+    (CosineSimilarity(epsilon=2**-40, form="distance"), _ARROWS),
 ]
 """Specs with inputs and dense targets on both sides of every edge, and on it."""

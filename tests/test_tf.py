@@ -97,7 +97,7 @@ def test_labels_and_one_hot_targets_have_the_same_bits(plain: Any, total: Any, s
         same_bits(found[1], wanted[1])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float16"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float64", "float32", "float16"])
 def test_labels_of_any_dtype_of_integer_value(dtype: str, plain: Any, total: Any, same_bits: SameBits) -> None:
     wanted = loss_and_gradient(TOTAL_LOSS, total.x, total.target)
     same_bits(plain(total.target.astype(dtype), total.x), wanted.loss)
@@ -633,9 +633,9 @@ ERRORS: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
         "y_pred has dtype int32",
     ),
     "boolean labels": (TOTAL_LOSS, (pair()[0] > 0, pair()[1]), TypeError, "y_true has dtype bool"),
-    "float64 labels": (
+    "float64 targets": (
         TOTAL_LOSS,
-        (pair()[0].astype(np.float64), pair()[1]),
+        (pair()[1].astype(np.float64), pair()[1]),
         TypeError,
         "y_true has dtype float64",
     ),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from dualloss.spec import TERMS, VERSIONS
 from dualloss.vendors import REFUSED, ROWS, keras_losses
 from dualloss.vendors._common import canonical
 
+ROOT = Path(__file__).parents[1]
 FRAMEWORKS = [
     name for name in ("torch", "keras", "monai", "segmentation_models_pytorch") if importlib.util.find_spec(name)
 ]
@@ -642,6 +647,27 @@ def test_unknown_presets_say_what_there_is() -> None:
         dl.Dice(like="kerass")
     with pytest.raises(ValueError, match="no library's definition is known"):
         dl.Quantile(like="torch")
+
+
+# --- The example, the page ---
+
+
+def test_the_example_runs(nn: Any, losses: Any) -> None:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(ROOT / "examples" / "import_a_loss.py")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same in") == 2
+
+
+def test_the_tables_of_the_page_are_what_its_command_writes() -> None:
+    spec = importlib.util.spec_from_file_location("importing", ROOT / "benchmarks" / "importing.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "docs" / "importing.md").read_text()
+    assert text == module.page(text)
+    assert all(row.name in text for row in ROWS.values())
 
 
 # --- The rows ---

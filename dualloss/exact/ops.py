@@ -1,6 +1,6 @@
 """The operation protocol: everything the exact numerics ask of an array library.
 
-The terms are written once, over these operations and the arithmetic operators ``+ - * / < > >= ==`` of float64 and
+The terms are written once, over these operations and the arithmetic operators ``+ - * / < > <= >= ==`` of float64 and
 int64 arrays. Each backend implements them in one-liners. The contract of each operation is about *bits*: a backend
 whose operation returns other bits is wrong, however close the value (``parity`` finds it).
 

@@ -55,7 +55,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     else:
         minus_log = clipped.minus_log
         h = u / clipped.p
-    g = shares.back(np.where(clipped.inside, h, 0.0))
+    g = shares.back(np.where(clipped.inside | np.isnan(u), h, 0.0))
     return Found(weighted_log(u, minus_log).sum(-1), inputs.valid, pointwise(g), mass)
 
 
@@ -84,7 +84,7 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Found:
     else:
         clipped = Clipped.of(x, 1 - x, term.clip)
         minus_log, minus_log_rest = clipped.minus_log, clipped.minus_log_rest
-        g = np.where(clipped.inside | np.isnan(x), b / clipped.rest - a / clipped.p, 0.0)
+        g = np.where(clipped.inside | np.isnan(x + t), b / clipped.rest - a / clipped.p, 0.0)
     value = weighted_log(a, minus_log) + weighted_log(b, minus_log_rest)
     if term.ignore_value is not None:
         ignored = t == float32(term.ignore_value)
@@ -123,7 +123,7 @@ def focal(term: Focal, inputs: Inputs) -> Found:
         y, rest = shares.y, shares.rest
     clipped = Clipped.of(y, rest, term.clip)
     f, slope = powers(clipped.p, clipped.rest, clipped.minus_log)
-    h = np.where((a != 0) & clipped.inside, a * (slope + f / clipped.p), 0.0)
+    h = np.where((a != 0) & (clipped.inside | np.isnan(a)), a * (slope + f / clipped.p), 0.0)
     value = weighted_log(a, f * clipped.minus_log)
     if term.inputs != "logits":
         return per_channel(term, inputs, value, shares.back(h))
@@ -172,7 +172,7 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
     else:
         low = float32(term.clip)
         tau, y = np.clip(t, low, 1), np.clip(x, low, 1)
-        bad, minus_log, log_tau = np.isnan(x), -np.log(y), np.log(tau)
+        bad, minus_log, log_tau = np.isnan(x) | np.isnan(t), -np.log(y), np.log(tau)
         g = np.where((x >= low) & (x <= 1), -tau / y, np.where(bad, np.nan, 0.0))
     value = np.where(tau == 0, 0.0, tau * (log_tau + minus_log))
     return per_channel(term, inputs, np.where(bad | np.isnan(t), np.nan, value), g)

@@ -276,10 +276,10 @@ class Loss(keras.losses.Loss):
             _NAMES,
             mask=weight is not None and weight.dtype == tf.bool,
         )
-        _check_dtype("y_true", y_true)
         if layout.labels:
             target = _labels(y_true)
         else:
+            _check_dtype("y_true", y_true)
             target = y_true if y_true.dtype in _FLOATS else tf.cast(y_true, tf.float32)
         mask = None
         if keras_mask is not None:
@@ -390,9 +390,14 @@ def _check_dtype(name: str, value: Tensor) -> None:
 
 
 def _labels(y_true: Tensor) -> Tensor:
-    """Class indices as int64. Keras makes floats of labels; one that is no integer is no class."""
-    if y_true.dtype == tf.bool:
-        raise TypeError(f"y_true has dtype bool, expected integer class indices for its shape {y_true.shape}")
+    """Class indices as int64; a float that is no integer is no class.
+
+    Keras makes floats of labels, and under ``tf.distribute`` builds a model with their mean, a float64.
+    """
+    if not y_true.dtype.is_integer and not y_true.dtype.is_floating:
+        raise TypeError(
+            f"y_true has dtype {y_true.dtype.name}, expected integer class indices for its shape {y_true.shape}"
+        )
     if y_true.dtype.is_integer:
         return tf.cast(y_true, tf.int64)
     wide = tf.cast(y_true, tf.float64)

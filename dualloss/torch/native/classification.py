@@ -51,35 +51,31 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     w = None if term.class_weights is None else constants(term.class_weights, x)
 
     if isinstance(inputs.target, Labels) and term.inputs == "logits" and not term.label_smoothing:
-        ids, u = _of_labels(inputs.target, w, x)
-        weights = u
+        ids, known = inputs.target
+        # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
+        weights = u = torch.where(known, torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids], math.nan)
         values = weighted_log(select(keep, u), F.cross_entropy(x, ids, reduction="none"))
     else:
         t = target(inputs)
-        weights = t if w is None else per_channel(w, x) * t
         u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[1])
+        weights = (t if w is None else per_channel(w, x) * t).sum(1)
         u = u if w is None else per_channel(w, x) * u
         if term.inputs == "logits":
             minus_log = -F.log_softmax(x, 1)
         else:
             minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
         values = select(keep, weighted_log(u, minus_log).sum(1))
-    return Found(values, inputs.valid, None if w is None else _summed(inputs, weights))
+    return Found(values, inputs.valid, None if w is None else select(inputs.valid, weights))
 
 
 @implements(NegativeLogLikelihood)
 def negative_log_likelihood(term: NegativeLogLikelihood, inputs: Inputs) -> Found:
     """`-sum_c w_c t_c x_c`."""
     keep = kept(inputs.valid, inputs.weight)
-    x = select(keep, inputs.x)
-    w = None if term.class_weights is None else constants(term.class_weights, x)
-    if isinstance(inputs.target, Labels):
-        ids, u = _of_labels(inputs.target, w, x)
-        values = _product(select(keep, u), -x.gather(1, ids.unsqueeze(1)).squeeze(1))
-    else:
-        u = target(inputs) if w is None else per_channel(w, x) * target(inputs)
-        values = _product(select(keep, u), -x).sum(1)
-    return Found(values, inputs.valid, None if w is None else _summed(inputs, u))
+    u = target(inputs)
+    u = u if term.class_weights is None else per_channel(constants(term.class_weights, u), u) * u
+    values = _product(select(keep, u), -select(keep, inputs.x)).sum(1)
+    return Found(values, inputs.valid, None if term.class_weights is None else select(inputs.valid, u.sum(1)))
 
 
 @implements(BinaryCrossEntropy)
@@ -224,17 +220,6 @@ def categorical_hinge(term: CategoricalHinge, inputs: Inputs) -> Found:
     return positionwise(inputs, value)
 
 
-def _of_labels(labels: Labels, w: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Class indices, and their weights, which say the rest: NaN for one out of range."""
-    ids, known = labels
-    return ids, torch.where(known, torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids], math.nan)
-
-
-def _summed(inputs: Inputs, weights: Tensor) -> Tensor:
-    """The weights of the targets as a map, for the normaliser."""
-    return select(inputs.valid, weights.sum(1) if weights.ndim == inputs.x.ndim else weights)
-
-
 def _outside(term: CrossEntropy | Focal) -> float:
     """What stands in for inputs that do not count: probabilities must not add to 0."""
     return 1 if term.inputs == "probabilities" else 0
@@ -313,4 +298,4 @@ def _positive(v: Tensor) -> Tensor:
 
 def _product(u: Tensor, v: Tensor) -> Tensor:
     """`u v`, and 0 where `u` is, whatever stands in `v`."""
-    return u * select(u != 0, v)
+    return u * unless((u == 0) & ~torch.isfinite(v), v)
