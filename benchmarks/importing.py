@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,16 @@ def losses(vendor: str, measured: Measured) -> list[str]:
 
 
 def edges(rows: list[Row]) -> list[str]:
-    """Where they differ: first what several have in common."""
-    count = Counter(note for row in rows for note in row.notes)
-    shared = [note for note, number in count.items() if number > len(rows) / 2]
-    lines = [f"- {cell(note)}" for note in shared]
+    """Every note, and the losses that it is of."""
+    notes: dict[str, list[str]] = {}
     for row in rows:
-        own = [note for note in row.notes if note not in shared]
-        if own:
-            lines.append(f"- `{row.name}`: {' '.join(own)}")
-    return lines
+        for note in row.notes:
+            notes.setdefault(note, []).append(row.name)
+    owners = {note: "All" if len(of) == len(rows) else ", ".join(f"`{n}`" for n in of) for note, of in notes.items()}
+    return [f"- {owners[note]}: {note}" for note in sorted(notes, key=lambda note: -len(notes[note]))]
 
 
-def refused(measured: Measured) -> list[str]:
+def refused() -> list[str]:
     """The losses that cannot be imported."""
     lines = ["| loss | why |", "|---|---|"]
     for why in REFUSED.values():
@@ -74,7 +71,7 @@ def page(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match[2]
-        lines = refused(measured) if name == "refused" else total(report) if name == "total" else losses(name, measured)
+        lines = refused() if name == "refused" else total(report) if name == "total" else losses(name, measured)
         return match[1] + "\n".join(lines) + "\n" + match[3]
 
     return MARK.sub(table, text)

@@ -246,8 +246,8 @@ def test_an_adjoint_that_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_normaliser(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = engine._scales
-    monkeypatch.setattr(engine, "_scales", lambda ops, sizes, reduction: right(ops, sizes, "sum") * (1 / 13))
+    right = engine._scale
+    monkeypatch.setattr(engine, "_scale", lambda ops, term, sizes, reduction: right(ops, term, sizes, "sum") * (1 / 13))
     report = faulty(PLAIN)
     assert {d.quantity for d in report.differences} == {"loss", "gradient"}
 

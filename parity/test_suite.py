@@ -75,9 +75,11 @@ def test_every_term_on_an_engine_of_each_framework(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["total_loss", "all_of_logits", "all_of_probabilities"])
 def test_compiled_engines(name: str) -> None:
-    """On the total loss, and on all terms of a kind in one sum."""
+    """On the total loss; on all terms of a kind in one sum those of TensorFlow, since Inductor takes minutes for it."""
     config = ALL[f"{name}/labels-none-mean-float32"]
     compiled = [engine for engine in engines()[0] if engine.compiles]
+    if name != "total_loss":
+        compiled = [engine for engine in compiled if engine.name == "tf loss in XLA"]
     if not compiled:
         pytest.skip("neither framework is installed")
     report = runner.run([config], compiled)

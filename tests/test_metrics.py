@@ -126,14 +126,15 @@ def test_reset_forgets(same_bits: SameBits) -> None:
 
 def test_states_of_ranks_add(same_bits: SameBits) -> None:
     x, labels, _ = _data()
-    parts = []
+    ranks: list[Any] = []
     for piece in _pieces((3, 4), x, labels):
-        parts.append(Terms(TorchLoss(SPEC, channel_axis=-1)))
-        parts[-1].update(*map(torch.from_numpy, piece))
-    assert parts[0].state.shape == (4, 12, 12)
-    parts[0].state += parts[1].state
+        terms = Terms(TorchLoss(SPEC, channel_axis=-1))
+        terms.update(*map(torch.from_numpy, piece))
+        ranks.append(terms)
+    assert ranks[0].state.shape == (4, 12, 12)
+    ranks[0].state += ranks[1].state
     for name, value in _torch(SPEC, (7,), (x, labels)).items():
-        same_bits(parts[0].compute()[name], value)
+        same_bits(ranks[0].compute()[name], value)
 
 
 def test_state_has_room_for_any_number_of_batches() -> None:

@@ -17,6 +17,7 @@ from dualloss import (
     BinaryFocal,
     Boundary,
     CategoricalHinge,
+    Charbonnier,
     CosineSimilarity,
     CrossEntropy,
     Dice,
@@ -545,6 +546,12 @@ BY_TORCH: dict[str, tuple[Spec, Any, Any, Any]] = {
         X,
         OTHER,
         lambda torch, F, x, t: torch.where(t >= x, 0.75 * (t - x), 0.25 * (x - t)).mean(),
+    ),
+    "charbonnier": (
+        Charbonnier(epsilon=0.25),
+        X,
+        OTHER,
+        lambda torch, F, x, t: ((x - t) ** 2 + 0.0625).sqrt().mean(),
     ),
     "log_cosh": (LogCosh(), X, OTHER, lambda torch, F, x, t: (x - t).cosh().log().mean()),
     "cosine": (CosineSimilarity(), X, OTHER, lambda torch, F, x, t: -F.cosine_similarity(x, t, dim=-1).mean()),
@@ -1186,6 +1193,9 @@ def test_kinks_of_regression() -> None:
     for size in (1e-30, 0.0):
         short = evaluate(CosineSimilarity(epsilon=0.25), [[size, 0.0]], [[0.0, 2.0]])
         np.testing.assert_array_equal(short.gradient, [[0.0, -2.0]])
+    assert evaluate(Charbonnier(), [0.0], [0.0]).loss == np.float32(1e-3)
+    far = evaluate(Charbonnier(), [math.inf, -math.inf], [0.0, 0.0])
+    assert far.loss == math.inf and list(far.gradient) == [0.5, -0.5]
     assert evaluate(LogCosh(), [1e-9, 1e4], [0.0, 0.0], reduction="none").loss == pytest.approx(
         [5e-19, 1e4 - math.log(2)], rel=1e-15
     )

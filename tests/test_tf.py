@@ -571,6 +571,11 @@ def test_config_round_trip() -> None:
     assert other.get_config() == loss.get_config()
 
 
+def test_repr_is_the_call_that_makes_the_loss() -> None:
+    shown = "Loss(Huber(delta=0.7), reduction='sum', numerics='native', channel_axis=1, jit_compile=False, name='h')"
+    assert repr(eval(shown)) == shown
+
+
 def test_keras_serialization_round_trip() -> None:
     loss = settings()
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))

@@ -97,6 +97,27 @@ def test_total_loss_has_the_arguments_y_true_and_y_pred(total: Any, same_bits: S
     same_bits(value, numpy_bits(total)[0])
 
 
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "message"),
+    [
+        (
+            torch.zeros(2, 5, dtype=torch.int64),
+            torch.zeros(2, 3, 4),
+            r"^y_true has shape \(2, 5\).* for y_pred \(2, 3, 4\)",
+        ),
+        (torch.full((2, 4), 3), torch.zeros(2, 3, 4), "^y_true has label 3"),
+        (torch.zeros(2, 4), torch.zeros(2, 3, 4), "^y_true has dtype torch.float32"),
+        (torch.zeros(2, 4), torch.zeros(2, 3, 4).double(), "^y_pred has dtype torch.float64"),
+        ([0], torch.zeros(2, 3, 4), "^y_true is list"),
+        (torch.zeros(2, 3, 4).requires_grad_(), torch.zeros(2, 3, 4), "^y_true requires a gradient.* y_pred only"),
+    ],
+    ids=["shape", "label", "dtype", "prediction", "list", "gradient"],
+)
+def test_errors_of_total_loss_speak_of_its_arguments(y_true: Any, y_pred: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        total_loss(y_true, y_pred)
+
+
 @pytest.mark.parametrize("upstream", [65536.0, 0.3, 0.0, -1.0, float("inf")])
 def test_upstream_gradient(upstream: float, total: Any, same_bits: SameBits) -> None:
     found = value_and_gradient(

@@ -127,7 +127,7 @@ def test_weights_of_torch_must_lie_on_the_channel_axis(nn: Any) -> None:
 
 
 def test_torch_options_that_no_spec_says_are_refused(nn: Any) -> None:
-    class Mine(nn.MSELoss):  # type: ignore[misc]
+    class Mine(nn.MSELoss):
         pass
 
     cases: list[tuple[Any, dict[str, Any], str]] = [
@@ -386,7 +386,7 @@ def test_smp_options_that_no_spec_says_are_refused(smp: Any) -> None:
 def test_monai_losses_become_specs(monai: Any) -> None:
     region: dict[str, Any] = {"per_sample": True, "smooth": 1e-5, "smooth_denominator": 1e-5, "epsilon": 0}
     dice = dl.Dice(**region)
-    expected = [
+    expected: list[tuple[Any, dl.Spec, dict[str, Any]]] = [
         (monai.DiceLoss(softmax=True, to_onehot_y=True), dice, {}),
         (
             monai.DiceLoss(sigmoid=True, include_background=False, weight=[2.0, 3.0], batch=True, soft_label=True),

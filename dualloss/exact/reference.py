@@ -67,6 +67,8 @@ def loss_and_gradient(
         ValueError: shapes that do not fit; labels out of range.
     """
     check_options(spec, reduction, "exact", channel_axis)
+    if spec.scheduled:
+        raise ValueError(f"spec is {spec}, which follows a schedule, expected plain numbers: spec.at(step)")
     x, t = np.asarray(input), np.asarray(target)
     if x.dtype.name not in _DTYPES:
         raise TypeError(f"input has dtype {x.dtype}, expected one of {', '.join(_DTYPES)}")

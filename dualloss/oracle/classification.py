@@ -59,7 +59,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     return Found(weighted_log(u, minus_log).sum(-1), inputs.valid, pointwise(g), mass)
 
 
-@implements(NegativeLogLikelihood, native=Bound(loss=4, map=8, gradient=4))
+@implements(NegativeLogLikelihood, native=Bound(loss=4, map=5, gradient=2))
 def negative_log_likelihood(term: NegativeLogLikelihood, inputs: Inputs) -> Found:
     """`V = -sum_c u_c x_c` with `u_c = w_c t_c`; gradient `-u_c`."""
     u = float32s(term.class_weights, inputs.channels) * inputs.t
@@ -92,7 +92,7 @@ def binary_cross_entropy(term: BinaryCrossEntropy, inputs: Inputs) -> Found:
     return per_channel(term, inputs, value, g)
 
 
-@implements(Focal, native=Bound(loss=8, map=16, gradient=16))
+@implements(Focal, native=Bound(loss=8, map=5, gradient=10))
 def focal(term: Focal, inputs: Inputs) -> Found:
     """`sum_c A_c F(p_c)` with `F(p) = (1 - p)^gamma * -log p`.
 
@@ -131,7 +131,7 @@ def focal(term: Focal, inputs: Inputs) -> Found:
     return per_channel(term, inputs, value, g)
 
 
-@implements(BinaryFocal, native=Bound(loss=8, map=16, gradient=16))
+@implements(BinaryFocal, native=Bound(loss=4, map=6, gradient=8))
 def binary_focal(term: BinaryFocal, inputs: Inputs) -> Found:
     """`a s^gamma b`: `b` the binary cross-entropy, `s = t' (1 - p) + (1 - t') p` what the answer lacks to 1."""
     x, gamma, w = inputs.x, float32(term.gamma), float32s(term.class_weights, inputs.channels)
@@ -158,7 +158,7 @@ def binary_focal(term: BinaryFocal, inputs: Inputs) -> Found:
     return per_channel(term, inputs, np.where(off, np.nan, value), np.where(off, np.nan, g))
 
 
-@implements(KLDivergence, native=Bound(loss=8, map=16, gradient=8))
+@implements(KLDivergence, native=Bound(loss=4, map=6, gradient=8))
 def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
     """`sum_c tau_c (log tau_c - log p_c)`; of logits the gradient is `p_c sum_j tau_j - tau_c`."""
     x, t = inputs.x, inputs.t
@@ -178,7 +178,7 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
     return per_channel(term, inputs, np.where(bad | np.isnan(t), np.nan, value), g)
 
 
-@implements(Poisson, native=Bound(loss=8, map=16, gradient=8))
+@implements(Poisson, native=Bound(loss=4, map=5, gradient=5))
 def poisson(term: Poisson, inputs: Inputs) -> Found:
     """`rate - t log rate`; of a rate `x` the logarithm is that of `x + epsilon`."""
     x, t = inputs.x, inputs.t
@@ -197,14 +197,14 @@ def _margins(inputs: Inputs) -> tuple[Reals, Reals]:
     return t, 1 - t * inputs.x
 
 
-@implements(Hinge, native=Bound(loss=4, map=8, gradient=4))
+@implements(Hinge, native=Bound(loss=2, map=4, gradient=2))
 def hinge(term: Hinge, inputs: Inputs) -> Found:
     """`max(0, m)`, `m = 1 - t x`; on the margin the gradient is that inside."""
     t, m = _margins(inputs)
     return per_channel(term, inputs, np.maximum(m, 0), np.where(m < 0, 0.0, np.where(np.isnan(m), m, -t)))
 
 
-@implements(SquaredHinge, native=Bound(loss=4, map=8, gradient=4))
+@implements(SquaredHinge, native=Bound(loss=2, map=4, gradient=3))
 def squared_hinge(term: SquaredHinge, inputs: Inputs) -> Found:
     """`max(0, m)^2`, `m = 1 - t x`."""
     t, m = _margins(inputs)
@@ -212,7 +212,7 @@ def squared_hinge(term: SquaredHinge, inputs: Inputs) -> Found:
     return per_channel(term, inputs, short**2, np.where(m <= 0, 0.0, -2 * short * t))
 
 
-@implements(CategoricalHinge, native=Bound(loss=4, map=8, gradient=4))
+@implements(CategoricalHinge, native=Bound(loss=5, map=3, gradient=3))
 def categorical_hinge(term: CategoricalHinge, inputs: Inputs) -> Found:
     """`max(0, 1 + max_c (1 - t_c) x_c - sum_c t_c x_c)`; classes that tie for the maximum share its gradient."""
     x, t = inputs.x, inputs.t

@@ -28,21 +28,21 @@ def mean_squared_error(term: MeanSquaredError, inputs: Inputs) -> Found:
     return per_channel(term, inputs, d * d, 2 * d)
 
 
-@implements(MeanAbsoluteError, native=Bound(loss=4, map=5, gradient=4))
+@implements(MeanAbsoluteError, native=Bound(loss=4, map=4, gradient=2))
 def mean_absolute_error(term: MeanAbsoluteError, inputs: Inputs) -> Found:
     """`|d|`, `d = x - t`; gradient 0 at 0."""
     d = inputs.x - inputs.t
     return per_channel(term, inputs, abs(d), np.sign(d))
 
 
-@implements(MeanAbsolutePercentageError, native=Bound(loss=4, map=6, gradient=4))
+@implements(MeanAbsolutePercentageError, native=Bound(loss=4, map=6, gradient=3))
 def mean_absolute_percentage_error(term: MeanAbsolutePercentageError, inputs: Inputs) -> Found:
     """`100 |x - t| / max(|t|, epsilon)`."""
     d, size = inputs.x - inputs.t, np.maximum(abs(inputs.t), float32(term.epsilon))
     return per_channel(term, inputs, 100 * abs(d) / size, 100 * np.sign(d) / size)
 
 
-@implements(MeanSquaredLogarithmicError, native=Bound(loss=8, map=16, gradient=16))
+@implements(MeanSquaredLogarithmicError, native=Bound(loss=4, map=12, gradient=8))
 def mean_squared_logarithmic_error(term: MeanSquaredLogarithmicError, inputs: Inputs) -> Found:
     """`q^2`, `q = log((y + 1) / (u + 1))` of input and target that are at least epsilon."""
     low = float32(term.epsilon)
@@ -59,7 +59,7 @@ def huber(term: Huber, inputs: Inputs) -> Found:
     return per_channel(term, inputs, value, np.clip(d, -delta, delta))
 
 
-@implements(SmoothL1, native=Bound(loss=4, map=5, gradient=4))
+@implements(SmoothL1, native=Bound(loss=4, map=4, gradient=5))
 def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
     """`d^2 / (2 beta)` where `|d| < beta`, else `|d| - beta / 2`; `d = x - t`."""
     d, beta = inputs.x - inputs.t, float32(term.beta)
@@ -76,7 +76,7 @@ def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
     return per_channel(term, inputs, value, np.where(np.isinf(d), np.sign(d), d / value))
 
 
-@implements(LogCosh, native=Bound(loss=8, map=16, gradient=8))
+@implements(LogCosh, native=Bound(loss=4, map=8, gradient=6))
 def log_cosh(term: LogCosh, inputs: Inputs) -> Found:
     """`log cosh d`, `d = x - t`; gradient `tanh d`."""
     d = inputs.x - inputs.t
@@ -86,7 +86,7 @@ def log_cosh(term: LogCosh, inputs: Inputs) -> Found:
     return per_channel(term, inputs, np.where(size < 1, near, far), np.tanh(d))
 
 
-@implements(Quantile, native=Bound(loss=4, map=5, gradient=4))
+@implements(Quantile, native=Bound(loss=3, map=4, gradient=2))
 def quantile(term: Quantile, inputs: Inputs) -> Found:
     """`quantile (t - x)` below the target, `(1 - quantile) (x - t)` above it."""
     d, below, above = inputs.x - inputs.t, float32(term.quantile), float32(1 - term.quantile)
@@ -95,7 +95,7 @@ def quantile(term: Quantile, inputs: Inputs) -> Found:
     return per_channel(term, inputs, value, g)
 
 
-@implements(CosineSimilarity, native=Bound(loss=8, map=16, gradient=16))
+@implements(CosineSimilarity, native=Bound(loss=7, map=6, gradient=10))
 def cosine_similarity(term: CosineSimilarity, inputs: Inputs) -> Found:
     """`-cos`, or `1 - cos`, of the angle between input and target."""
     x, t, low = inputs.x, inputs.t, float32(term.epsilon)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
 
 from ._validate import float32_number, integer, number, show
 
@@ -24,7 +24,7 @@ class Schedule(ABC):
         """The weight at a step, an integer >= 0."""
 
     @abstractmethod
-    def __mul__(self, factor: Any) -> Schedule:
+    def __mul__(self, factor: SupportsFloat | SupportsIndex) -> Schedule:
         """The schedule with every weight multiplied by a number."""
 
 
@@ -60,7 +60,7 @@ class Linear(Schedule):
         value = self.start + (self.end - self.start) * (n / self.steps)
         return 0.0 if abs(value) < 2.0**-126 else value
 
-    def __mul__(self, factor: Any) -> Linear:
+    def __mul__(self, factor: SupportsFloat | SupportsIndex) -> Linear:
         """The schedule with both ends multiplied by a number."""
         if not _is_number(factor):
             return NotImplemented

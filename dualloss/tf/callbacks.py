@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from .loss import Loss
 
@@ -46,7 +47,7 @@ class ScheduleSteps(keras.callbacks.Callback):
         losses = self._losses()
         if optimizer is None or not losses:
             return
-        step = int(optimizer.iterations)
+        step = int(tf.convert_to_tensor(optimizer.iterations))
         for loss in losses:
             if loss.step != step:
                 loss.step = step

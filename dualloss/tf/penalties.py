@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,17 +10,14 @@ import tensorflow as tf
 from ..exact import engine, functions
 from ..exact.layout import check_penalty
 from ..exact.terms import Inputs
-from ..spec import L1, L2, Spec, Term, from_json
+from ..spec import Spec, from_json
+from . import native
 from .ops import TensorFlowOps
 
 Tensor = Any
 
 _OPS = TensorFlowOps()
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32)
-_NATIVE: dict[type[Term], Callable[[Tensor], Tensor]] = {
-    L1: lambda w: tf.reduce_sum(tf.abs(w)),
-    L2: lambda w: tf.reduce_sum(tf.square(w)),
-}
 
 
 @keras.saving.register_keras_serializable(package="dualloss")
@@ -58,13 +54,7 @@ class Regularizer(keras.regularizers.Regularizer):
         x = tf.convert_to_tensor(x)
         if x.dtype not in _FLOATS:
             raise TypeError(f"x has dtype {x.dtype.name}, expected float16, bfloat16 or float32: cast it")
-        if self.numerics == "exact":
-            return self._attach(x)
-        total = tf.zeros(())
-        for weight, term in self.spec.parts:
-            if isinstance(weight, float) and weight != 0:
-                total += weight * _NATIVE[type(term)](tf.cast(x, tf.float32))
-        return total
+        return self._attach(x) if self.numerics == "exact" else native.penalty(self.spec, [x])[0]
 
     def get_config(self) -> dict[str, Any]:
         """The settings; the spec as JSON."""

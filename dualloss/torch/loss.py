@@ -48,7 +48,7 @@ class Loss(nn.Module):
     :meth:`advance` after each step of the optimizer, or ``criterion.step = n``, moves it; nothing else does.
     """
 
-    step: Tensor
+    step: Any  # read, a tensor; set, any integer
     _weights: Tensor
     _names = _NAMES
 
@@ -143,13 +143,14 @@ class Loss(nn.Module):
         loss, values = engine.from_sums(_OPS, self.spec, sums, self.reduction, self._exact_weights())
         return (loss, dict(zip(self.spec.names, values, strict=True))) if return_terms else loss
 
-    @torch.compiler.disable
     def advance(self, n: int = 1) -> None:
         """Move the schedules by ``n`` steps. Of a spec without schedules nothing changes.
 
         Call it where nothing is compiled, after each step of the optimizer: what it changes are values, for which
         ``torch.compile`` compiles nothing anew.
         """
+        if torch.compiler.is_compiling():  # traced, it would compile anew for every step
+            raise RuntimeError("advance() was traced by torch.compile, expected it outside of what is compiled")
         if self._scheduled:
             self._move(self._reached + n)
 

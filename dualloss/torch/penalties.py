@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from ..exact import engine, functions, sums
 from ..exact.layout import check_penalty
 from ..exact.terms import Inputs
-from ..spec import L1, L2, Spec, Term
+from ..spec import Spec
+from . import native
 from .ops import TorchOps
 
 _OPS = TorchOps()
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-_NATIVE: dict[type[Term], Callable[[Tensor], Tensor]] = {
-    L1: lambda w: w.abs().sum(),
-    L2: lambda w: w.square().sum(),
-}
 
 
 def penalty(
@@ -43,14 +40,7 @@ def penalty(
     """
     check_penalty(spec, numerics)
     tensors = _tensors(parameters)
-    if numerics == "exact":
-        return _Exact.apply(spec, *tensors)
-    total = torch.zeros((), device=tensors[0].device)
-    for weight, term in spec.parts:
-        if isinstance(weight, float) and weight != 0:
-            native = _NATIVE[type(term)]
-            total = total + weight * torch.stack([native(w.float()).to(total.device) for w in tensors]).sum()
-    return total
+    return _Exact.apply(spec, *tensors) if numerics == "exact" else native.penalty(spec, tensors)[0]
 
 
 class _Exact(torch.autograd.Function):

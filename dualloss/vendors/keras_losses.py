@@ -223,8 +223,8 @@ SHAPES = (
     "float16 inputs are float32 there and here; a NaN at a masked position or one of weight 0 stays NaN there, is left "
     "out here.",
     "Predictions (..., 1) and targets without that axis are squeezed there, a ValueError here.",
-    'With reduction="mean_with_sample_weight" the divisor is the sum of the weights as given: (B, 1) weights of '
-    "losses (B, T) make it T times smaller there.",
+    'With reduction="mean_with_sample_weight" the divisor is the sum of the weights as given, before they broadcast: '
+    "weights (B, 1) of losses (B, T) make the loss T times as large there.",
 )
 CHANNELS = "predictions with a channel axis, the last one"
 RECOVERED = (
@@ -339,7 +339,6 @@ def categorical_crossentropy(loss: Given) -> Spec:
     "CategoricalFocalCrossentropy",
     Focal,
     holds="dense targets",
-    notes=("From logits the softmax is clipped, too: clip_softmax=True.",),
 )
 def categorical_focal_crossentropy(loss: Given) -> Spec:
     """Clipped from logits, too; alpha is a factor of every class."""

@@ -29,7 +29,10 @@ def importer(name: str, module: str, *terms: type[Term], holds: str, notes: tupl
     return imports("monai", f"{PACKAGE}.{module}", name, *(t.__name__ for t in terms), holds=holds, notes=notes)
 
 
-LABELS = "spatial axes; class indices, here without their axis of length 1, where to_onehot_y=True, else dense targets"
+LABELS = (
+    "inputs with spatial axes; class indices (here without their axis of length 1) where to_onehot_y=True, else dense "
+    "targets"
+)
 SEVERAL = "more than one channel where options are about classes (there they are ignored for one)"
 SATURATED = "gamma < 1, where the answer is right to the last bit: the gradient is NaN there, 0 here"
 
@@ -50,6 +53,7 @@ def ignored(given: Given) -> int | None:
 
 REGION_NOTES = (
     "Inputs (B, C) without spatial axes: one ratio of the whole batch and all classes there.",
+    "soft_label=True, a probability of exactly 0: the gradient of its |p| is 0 there, 1 here.",
     "A denominator of 0 (smooth_dr=0): NaN there; a score of 0 here.",
     "NaN at an ignored position: everything is NaN there; here the position is left out.",
 )

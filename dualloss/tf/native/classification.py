@@ -51,19 +51,19 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     if isinstance(inputs.target, Labels) and term.inputs == "logits" and not term.label_smoothing:
         ids, known = inputs.target
         # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
-        weights = u = tf.where(known, tf.ones_like(ids, dtype=x.dtype) if w is None else tf.gather(w, ids), math.nan)
+        u = tf.where(known, tf.ones_like(ids, dtype=x.dtype) if w is None else tf.gather(w, ids), math.nan)
         values = weighted_log(select(keep, u), tf.nn.sparse_softmax_cross_entropy_with_logits(ids, x))
+        return Found(values, inputs.valid, None if w is None else select(inputs.valid, u))
+
+    t = target(inputs)
+    u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[-1])
+    u = u if w is None else w * u
+    if term.inputs == "logits":
+        minus_log = -tf.nn.log_softmax(x)
     else:
-        t = target(inputs)
-        u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[-1])
-        weights = tf.reduce_sum(t if w is None else w * t, -1)
-        u = u if w is None else w * u
-        if term.inputs == "logits":
-            minus_log = -tf.nn.log_softmax(x)
-        else:
-            minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
-        values = select(keep, tf.reduce_sum(weighted_log(u, minus_log), -1))
-    return Found(values, inputs.valid, None if w is None else select(inputs.valid, weights))
+        minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
+    values = select(keep, tf.reduce_sum(weighted_log(u, minus_log), -1))
+    return Found(values, inputs.valid, None if w is None else select(inputs.valid, tf.reduce_sum(w * t, -1)))
 
 
 @implements(NegativeLogLikelihood)
@@ -73,8 +73,9 @@ def negative_log_likelihood(term: NegativeLogLikelihood, inputs: Inputs) -> Foun
     u = target(inputs)
     u = u if term.class_weights is None else constants(term.class_weights, u) * u
     values = tf.reduce_sum(_product(select(keep, u), -select(keep, inputs.x)), -1)
-    weights = None if term.class_weights is None else select(inputs.valid, tf.reduce_sum(u, -1))
-    return Found(values, inputs.valid, weights)
+    return Found(
+        values, inputs.valid, None if term.class_weights is None else select(inputs.valid, tf.reduce_sum(u, -1))
+    )
 
 
 @implements(BinaryCrossEntropy)

@@ -10,20 +10,17 @@ from ...spec import L1, L2, Spec
 from .core import Inputs, Tensor, implements, loss, sum_of
 
 
-def penalty(
-    spec: Spec, arrays: Sequence[Tensor], *, weights: Sequence[float | Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+def penalty(spec: Spec, arrays: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The value of all elements of some arrays together, and the terms before their weights.
 
     Args:
         spec: of terms about weights.
         arrays: at least one, of any shapes.
-        weights: the terms' weights in place of the spec's, as of `loss`.
     """
     values, terms = [], []
     for array in arrays:
         column = tf.reshape(array, [-1, 1])
-        value, found = loss(spec, column, column, None, reduction="sum", channel_axis=1, weights=weights)
+        value, found = loss(spec, column, column, None, reduction="sum", channel_axis=1)
         values.append(value)
         terms.append(found)
     return tf.add_n(values), {name: tf.add_n([of[name] for of in terms]) for name in spec.names}

@@ -123,17 +123,18 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Tensor:
         shape = [shape[0] if term.per_sample else 1, x.shape[-1], tf.reduce_prod(shape[int(term.per_sample) : -1])]
         return tf.reshape(tf.transpose(values, axes), shape)
 
-    key = tf.where(
-        tf.math.is_nan(errors), constants(math.inf, errors), errors
-    )  # the order of NaN differs between devices
+    # NaN first, which devices would put to either end.
+    key = tf.where(tf.math.is_nan(errors), constants(math.inf, errors), errors)
     if inputs.valid is not None:  # the others to the end, where nothing is gained any more
         key = tf.where(inputs.valid[..., None], key, -1)
     order = tf.argsort(rows(key), -1, "DESCENDING", stable=True)  # ties in the order of the positions
-    inside = rows(inside)
+    inside, errors = rows(inside), tf.gather(rows(errors), order, batch_dims=2)
     size = tf.math.count_nonzero(inside, -1, keepdims=True)
     gains = _jaccard_gains(tf.gather(inside, order, batch_dims=2), size, x.dtype)
-    losses = sum_of(tf.gather(rows(errors), order, batch_dims=2) * gains, [-1])
-    counts = tf.reduce_any(inside, -1) if term.classes == "present" else tf.ones_like(losses, dtype=tf.bool)
+    # An infinite error that gains nothing adds nothing.
+    losses = sum_of(tf.where((gains != 0) | tf.math.is_nan(errors), errors, 0) * gains, [-1])
+    present = tf.reduce_any(inside | rows(tf.math.is_nan(t)), -1)
+    counts = present if term.classes == "present" else tf.ones_like(losses, dtype=tf.bool)
     number = tf.maximum(tf.math.count_nonzero(counts, -1), 1)
     means = sum_of(tf.where(counts, losses, 0), [-1]) / tf.cast(number, losses.dtype)
     total = sum_of(means)

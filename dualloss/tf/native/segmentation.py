@@ -47,7 +47,7 @@ def ssim(term: SSIM, inputs: Inputs) -> Found:
     reach = term.window // 2
     valid = tf.ones_like(inputs.x[..., 0], dtype=tf.bool) if inputs.valid is None else inputs.valid
     counts = window_eroded(valid, reach, edge=False)
-    keep = kept(counts, inputs.weight)
+    keep = counts if inputs.weight is None else counts & (inputs.weight != 0)
     seen = ~window_eroded(~keep, reach, edge=True)  # by a window that is kept
     x, t = select(seen, inputs.x), select(seen, target(inputs))
     d = x - t

@@ -53,19 +53,19 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Found:
     if isinstance(inputs.target, Labels) and term.inputs == "logits" and not term.label_smoothing:
         ids, known = inputs.target
         # The label's weight says the rest about it as well: NaN out of range, 0 where not kept.
-        weights = u = torch.where(known, torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids], math.nan)
+        u = torch.where(known, torch.ones_like(ids, dtype=x.dtype) if w is None else w[ids], math.nan)
         values = weighted_log(select(keep, u), F.cross_entropy(x, ids, reduction="none"))
+        return Found(values, inputs.valid, None if w is None else select(inputs.valid, u))
+
+    t = target(inputs)
+    u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[1])
+    u = u if w is None else per_channel(w, x) * u
+    if term.inputs == "logits":
+        minus_log = -F.log_softmax(x, 1)
     else:
-        t = target(inputs)
-        u = smooth(select(keep, t), term.label_smoothing, 1 / x.shape[1])
-        weights = (t if w is None else per_channel(w, x) * t).sum(1)
-        u = u if w is None else per_channel(w, x) * u
-        if term.inputs == "logits":
-            minus_log = -F.log_softmax(x, 1)
-        else:
-            minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
-        values = select(keep, weighted_log(u, minus_log).sum(1))
-    return Found(values, inputs.valid, None if w is None else select(inputs.valid, weights))
+        minus_log = _minus_log(*_classes(x, u, term.renormalize, term.clip))
+    values = select(keep, weighted_log(u, minus_log).sum(1))
+    return Found(values, inputs.valid, None if w is None else select(inputs.valid, (per_channel(w, x) * t).sum(1)))
 
 
 @implements(NegativeLogLikelihood)

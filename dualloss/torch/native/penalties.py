@@ -11,22 +11,19 @@ from ...spec import L1, L2, Spec
 from .core import Inputs, implements, loss
 
 
-def penalty(
-    spec: Spec, arrays: Sequence[Tensor], *, weights: Sequence[float | Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+def penalty(spec: Spec, arrays: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The value of all elements of some arrays together, and the terms before their weights.
 
     Args:
         spec: of terms about weights.
-        arrays: at least one, of any shapes.
-        weights: the terms' weights in place of the spec's, as of `loss`.
+        arrays: at least one, of any shapes and on any devices.
     """
     values, terms = [], []
     for array in arrays:
         column = array.reshape(-1, 1)
-        value, found = loss(spec, column, column, None, reduction="sum", channel_axis=1, weights=weights)
-        values.append(value)
-        terms.append(found)
+        value, found = loss(spec, column, column, None, reduction="sum", channel_axis=1)
+        values.append(value.to(arrays[0].device))
+        terms.append({name: term.to(arrays[0].device) for name, term in found.items()})
     return torch.stack(values).sum(), {name: torch.stack([of[name] for of in terms]).sum() for name in spec.names}
 
 

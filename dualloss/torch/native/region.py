@@ -123,11 +123,13 @@ def lovasz(term: Lovasz, inputs: Inputs) -> Tensor:
     if inputs.valid is not None:  # the others to the end, where nothing is gained any more
         key = torch.where(inputs.valid.unsqueeze(1), key, -1)
     order = rows(key).argsort(dim=-1, descending=True, stable=True)  # ties in the order of the positions
-    inside = rows(inside)
+    inside, errors = rows(inside), rows(errors).gather(-1, order)
     size = inside.sum(-1, keepdim=True)
     gains = _jaccard_gains(inside.gather(-1, order), size, x.dtype)
-    losses = (rows(errors).gather(-1, order) * gains).sum(-1)
-    counts = inside.any(-1) if term.classes == "present" else torch.ones_like(losses, dtype=torch.bool)
+    # An infinite error that gains nothing adds nothing.
+    losses = (torch.where((gains != 0) | errors.isnan(), errors, 0) * gains).sum(-1)
+    present = (inside | rows(t.isnan())).any(-1)
+    counts = present if term.classes == "present" else torch.ones_like(losses, dtype=torch.bool)
     means = torch.where(counts, losses, 0).sum(-1) / counts.sum(-1).clamp(min=1)
     return means.sum() if inputs.reduction == "sum" else means.sum() / max(means.numel(), 1)
 

@@ -19,7 +19,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from ...spec import VERSIONS
-from .grid import NATIVE, Case, Loss
+from .grid import Case, Loss
 from .report import NUMERICS, PACKAGES, Result, line, report, summary, write
 
 
@@ -103,7 +103,7 @@ def run(case: Case) -> Result:
         "vendor_float32_ulp": errors(single, double),
     }
     equal = True
-    for numerics, bound in zip(NUMERICS, (NATIVE, case.loss.exact), strict=True):
+    for numerics, bound in zip(NUMERICS, (case.loss.native, case.loss.exact), strict=True):
         found = errors(ours(case, spec, numerics), double, single)
         result[f"{numerics}_ulp"] = found
         equal &= max(found) <= bound

@@ -17,7 +17,7 @@ Options = dict[str, Any]
 
 EXACT = 4.0
 """In ulp. Ours are 1 ulp from the truth, 4 for gradients; constants rounded to float32 add their share."""
-NATIVE = 16.0
+NATIVE = 8.0
 """In ulp: the rounding of the formulas of both, in float32."""
 
 
@@ -37,7 +37,7 @@ class Loss:
         target: the target as the library wants it.
         ignore: the label or value that the loss ignores, for these options.
         repeats: how many data each combination of options gets at least.
-        exact: the bound of exact numerics, in ulp.
+        native, exact: the bounds of the numerics, in ulp.
     """
 
     vendor: str
@@ -51,6 +51,7 @@ class Loss:
     target: Callable[[Options, Array, tuple[int, ...]], Array] = lambda options, target, shape: target
     ignore: Callable[[Options], Any] = lambda options: options.get("ignore_index")
     repeats: int = 2
+    native: float = NATIVE
     exact: float = EXACT
 
     def combinations(self) -> Iterator[Options]:

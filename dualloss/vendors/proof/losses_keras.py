@@ -12,6 +12,7 @@ from .grid import Loss, Options
 C = 3
 SHAPES = [(6, C), (2, C, 5), (2, C, 3, 4), (1, C, 2, 3, 2)]
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight"]
+BINARY = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
 SMOOTHINGS = [0.0, 0.1, 0.5]
 
 
@@ -24,7 +25,9 @@ def loss(name: str, kinds: Any, grid: dict[str, list[Any]] | None = None, **more
     """A row of this library."""
     choose = kinds if callable(kinds) else lambda o: kinds
     options = {**(grid or {}), "reduction": REDUCTIONS, "sample_weight": [False, True]}
-    return Loss("keras", name, options, choose, make(name), lambda o: SHAPES, **more)
+    # One channel, too, where they are not classes.
+    shapes = [*SHAPES, (6, 1)] if name in ("MeanSquaredError", "Huber", *BINARY) else SHAPES
+    return Loss("keras", name, options, choose, make(name), lambda o: shapes, **more)
 
 
 def _groups(o: Options) -> Any:

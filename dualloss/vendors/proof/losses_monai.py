@@ -35,13 +35,17 @@ def activated(o: Options) -> Options:
 
 def arguments(o: Options) -> Options:
     """The options that are the loss's own arguments."""
-    own = {key: value for key, value in o.items() if key not in ("activation", "channels")}
+    own = {key: value for key, value in o.items() if key not in ("activation", "channels", "smooth")}
+    if "smooth" in o:
+        own |= {"smooth_nr": o["smooth"][0], "smooth_dr": o["smooth"][1]}
     return {**own, **(activated(o) if "activation" in o else {})}
 
 
 def kinds(o: Options) -> Any:
     """Class indices for one-hot, else dense targets; probabilities without an activation."""
     logits = o["activation"] != "none"
+    if o["to_onehot_y"] and o.get("soft_label") and not logits:
+        return {name: kind for name, kind in d.LABELS_OF_PROBABILITIES.items() if name != "labels, certain"}
     if o["to_onehot_y"]:
         return d.LABELS if logits else d.LABELS_OF_PROBABILITIES
     if o.get("soft_label"):
@@ -110,7 +114,7 @@ LOSSES = [
             "batch": [False, True],
             "soft_label": [False, True],
             "ignore_index": [None, 1],
-            "smooth_nr": [1e-5, 0.5],
+            "smooth": [[1e-5, 1e-5], [0.5, 1.0]],
         },
         kinds,
         make("TverskyLoss"),
@@ -214,7 +218,9 @@ LOSSES = [
         lambda o: d.IMAGES,
         make("SSIMLoss"),
         lambda o: [(2, 2, 7, 6)] if o["spatial_dims"] == 2 else [(1, 2, 5, 6, 5)],
-        exact=16.0,  # its window is computed in float32, with other roundings than ours, and variances cancel
+        # Its window is computed in float32, with other roundings than ours, and variances cancel.
+        native=16.0,
+        exact=16.0,
     ),
     Loss(
         "monai",

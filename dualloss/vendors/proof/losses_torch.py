@@ -12,6 +12,7 @@ from .grid import Loss, Options
 
 C = 3
 SHAPES = [(6, C), (2, C, 5), (2, C, 3, 4), (1, C, 2, 3, 2)]
+ALL_SHAPES = [*SHAPES, (7,)]
 WEIGHTS = [0.5, 2.0, 0.25]
 UNEVEN = [0.3, 1.7, 0.9]
 
@@ -132,15 +133,15 @@ LOSSES = [
         lambda o: [(6, C), (1, C)],
         keywords=spatial,
     ),
-    Loss("torch", "MSELoss", {"reduction": REDUCTIONS}, lambda o: d.NUMBERS, plain(nn.MSELoss), shapes),
-    Loss("torch", "L1Loss", {"reduction": REDUCTIONS}, lambda o: d.NUMBERS, plain(nn.L1Loss), shapes),
+    Loss("torch", "MSELoss", {"reduction": REDUCTIONS}, lambda o: d.NUMBERS, plain(nn.MSELoss), lambda o: ALL_SHAPES),
+    Loss("torch", "L1Loss", {"reduction": REDUCTIONS}, lambda o: d.NUMBERS, plain(nn.L1Loss), lambda o: ALL_SHAPES),
     Loss(
         "torch",
         "SmoothL1Loss",
         {"beta": [0.0, 0.5, 1.0, 2.5], "reduction": REDUCTIONS},
         lambda o: d.NUMBERS,
         plain(nn.SmoothL1Loss),
-        shapes,
+        lambda o: ALL_SHAPES,
     ),
     Loss(
         "torch",
@@ -148,7 +149,7 @@ LOSSES = [
         {"delta": [0.5, 1.0, 2.5], "reduction": REDUCTIONS},
         lambda o: d.NUMBERS,
         plain(nn.HuberLoss),
-        shapes,
+        lambda o: ALL_SHAPES,
     ),
     Loss(
         "torch",
