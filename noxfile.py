@@ -78,8 +78,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["env"])
 def tests(session: nox.Session) -> None:
-    """Run the tests and the parity suite."""
-    run(session, "pytest", *session.posargs)
+    """Run the tests and the parity suite, on all cores."""
+    run(session, "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["env"])

@@ -50,7 +50,7 @@ def test_the_definition_and_the_engine_agree(name: str) -> None:
     found, expected = runner.NumPy().start(case.config)(case), runner.defined(case)
     assert runner.first_difference(found.loss, expected.loss) is None
     assert runner.first_difference(found.gradient, expected.gradient) is None
-    assert definition.TERMS[type(SINGLE[name]).__name__]
+    assert type(SINGLE[name]).__name__ in definition.TERMS
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -149,7 +149,8 @@ def _run_torch(loss: Callable[..., Any], arrays: Any, upstream: Any, mode: str) 
     if mode != "eager":
         torch.compiler.reset()
         loss = torch.compile(loss, fullgraph=True, backend="aot_eager" if mode == "graph" else "inductor")
-    x, *others = (None if v is None else torch.tensor(v) for v in arrays)
+    tensors: list[Any] = [None if v is None else torch.tensor(v) for v in arrays]
+    x, *others = tensors
     leaf = x.requires_grad_()
     value, terms = loss(leaf, *others)
     (gradient,) = torch.autograd.grad(value, leaf, torch.tensor(upstream, dtype=value.dtype).expand_as(value))
@@ -338,7 +339,8 @@ def test_second_derivatives(case: str) -> None:
     torch = pytest.importorskip("torch")
     native = pytest.importorskip("dualloss.torch.native")
     spec, arrays = small(case)
-    x, target, weight, apart = (None if v is None else torch.tensor(v) for v in arrays)
+    tensors: list[Any] = [None if v is None else torch.tensor(v) for v in arrays]
+    x, target, weight, apart = tensors
 
     def loss(x: Any) -> Any:
         return native.loss(spec, x, target, weight, distances=apart, reduction="mean", channel_axis=-1)[0]
@@ -356,11 +358,13 @@ def test_second_derivatives_agree(case: str) -> None:
     spec, arrays = small(case)
     vector = np.random.default_rng(6).normal(size=arrays[0].shape)
 
-    leaf, target, weight, apart = (None if v is None else torch.tensor(v) for v in arrays)
+    tensors: list[Any] = [None if v is None else torch.tensor(v) for v in arrays]
+    leaf, target, weight, apart = tensors
     options: dict[str, Any] = {"reduction": "mean", "channel_axis": -1, "distances": apart}
     value = torch_native.loss(spec, leaf.requires_grad_(), target, weight, **options)[0]
     (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
     product = (gradient * torch.tensor(vector)).sum()
+    expected: Any
     (expected,) = torch.autograd.grad(product, leaf, materialize_grads=True) if product.requires_grad else (0 * leaf,)
 
     leaf, target, weight, apart = (None if v is None else tf.constant(v) for v in arrays)
@@ -425,7 +429,7 @@ def test_nothing_counts(framework: str, case: str) -> None:
     none = np.zeros(x.shape[:-1], bool)
     for reduction in ("mean", "sum"):
         for data in ((x * np.nan, target, none), (x[:0], target[:0], None if weight is None else weight[:0])):
-            found = run(framework, spec, *data, reduction)
+            found = run(framework, spec, data[0], data[1], data[2], reduction)
             truth = evaluate(spec, data[0], data[1], sample_weight=data[2], reduction=reduction)
             assert scaled_ulp_error(found.loss, truth.loss) <= 2  # a constant: 0, or what is made of epsilon
             assert found.gradient.shape == data[0].shape and not found.gradient.any()

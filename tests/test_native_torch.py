@@ -232,7 +232,8 @@ def test_infinite_inputs(spec: Spec, soft: bool, mode: str) -> None:
 )
 def test_kinks(spec: Spec, data: Any, mode: str) -> None:
     """On an edge, where a formula has two sides, the gradient is the one that the definition chose."""
-    found, truth = run(spec, *data, reduction="none", mode=mode), evaluate(spec, *data, reduction="none")
+    x, target = data
+    found, truth = run(spec, x, target, reduction="none", mode=mode), evaluate(spec, x, target, reduction="none")
     np.testing.assert_allclose(found.loss, truth.loss, rtol=2e-6, atol=1e-7)
     np.testing.assert_allclose(found.gradient, truth.gradient, rtol=2e-6, atol=1e-7)
 

@@ -233,7 +233,7 @@ def test_two_ignored_labels_in_one_sum_are_an_error() -> None:
 @pytest.mark.parametrize("term", TERMS.values(), ids=TERMS)
 def test_options_have_to_be_named(term: type[Term]) -> None:
     with pytest.raises(TypeError, match="positional argument"):
-        term(0.1)  # type: ignore[call-arg]
+        term(0.1)  # type: ignore[arg-type, call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         term(colour=2)  # type: ignore[call-arg]
 

@@ -46,7 +46,7 @@ def loss(
         mask, sample_weight = (sample_weight if mask is None else mask & sample_weight), None
     inputs = _read(input, target, mask, sample_weight, distances, spec.ignore_index, channel_axis, reduction)
     terms, parts = {}, []
-    numbers = [weight for weight, _ in spec.parts] if weights is None else weights
+    numbers: Any = [weight for weight, _ in spec.parts] if weights is None else weights
     for name, weight, (_, term) in zip(spec.names, numbers, spec.parts, strict=True):
         if tf.is_tensor(weight):
             # Of weight 0 a term adds nothing, a NaN neither, and what it adds to the gradient is not even looked at.

@@ -34,7 +34,8 @@ def distance_map(term: DistanceMap, inputs: Inputs) -> Found:
     """`p D`, over channels."""
     keep = kept(inputs.valid, inputs.weight)
     t = target(inputs)
-    distances = select(keep, t if term.target == "distances" else torch.where(t.isnan(), t, inputs.distances))
+    given = t if inputs.distances is None else torch.where(t.isnan(), t, inputs.distances)
+    distances = select(keep, t if term.target == "distances" else given)
     # Where the distance is 0 the probability is not looked at: a softmax's, where all of them are.
     far = distances != 0
     x = torch.where(far.any(1, keepdim=True) if term.activation == "softmax" else far, inputs.x, 0)
