@@ -63,47 +63,21 @@ def _keras(loss: Any, x: Any, target: Any) -> tuple[Any, Any]:
 # --- The spec
 
 
-def test_weights_lie_on_a_straight_line() -> None:
-    line = dl.Linear(1, 3, steps=4)
-    assert [line.at(n) for n in (0, 1, 2, 3, 4, 5, 10**9)] == [1, 1.5, 2, 2.5, 3, 3, 3]
-    assert (-2 * line).at(1) == (line * -2).at(1) == -3
-    assert dl.Linear(0, 2.0**-126, steps=2).at(1) == 0  # what float32 holds as a subnormal only counts as 0
+def test_a_weight_that_float32_holds_as_a_subnormal_only_is_0() -> None:
+    assert dl.Linear(0, 2.0**-126, steps=2).at(1) == 0
 
 
-def test_a_schedule_takes_the_place_of_a_weight() -> None:
-    line = dl.Linear(0, 0.5, steps=10)
-    assert SPEC.scheduled
+def test_the_spec_of_a_step_has_plain_numbers() -> None:
     assert SPEC.at(0) == dl.CrossEntropy() + 0 * dl.Boundary()
     assert SPEC.at(10) == dl.TOTAL_LOSS
-    assert not SPEC.at(10).scheduled
     assert dl.TOTAL_LOSS.at(3) is dl.TOTAL_LOSS
-    assert line * (2 * dl.Boundary()) == 2 * (line * dl.Boundary()) == dl.Linear(0, 1, steps=10) * dl.Boundary()
-    assert (SPEC / 2).at(10) == dl.TOTAL_LOSS / 2
     assert repr(SPEC) == "CrossEntropy() + Linear(start=0.0, end=0.5, steps=10) * Boundary()"
-    with pytest.raises(TypeError, match="at most one schedule"):
-        line * SPEC
 
 
 def test_schedules_go_through_json_and_pickle() -> None:
     for spec in (SPEC, FIRST):
         assert dl.from_json(spec.to_json()) == spec == pickle.loads(pickle.dumps(spec))
         assert hash(dl.from_json(spec.to_json())) == hash(spec)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ((0, 1, 0), ValueError, "steps=0"),
-        ((0, 1, 2.5), TypeError, "steps=2.5"),
-        ((float("nan"), 1, 5), ValueError, "start=nan"),
-        ((0, 1e39, 5), ValueError, "end=1e\\+39"),
-        (("0", 1, 5), TypeError, "start='0'"),
-    ],
-    ids=str,
-)
-def test_bad_schedules_are_refused(options: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        dl.Linear(options[0], options[1], steps=options[2])
 
 
 @pytest.mark.parametrize(
@@ -137,6 +111,18 @@ def test_a_scheduled_loss_is_the_loss_of_its_step(spec: Any, reduction: str, sam
             same_bits(gradient, expected.gradient)
 
 
+def test_terms_without_a_map_follow_the_schedule(same_bits: SameBits) -> None:
+    x, target = _data()
+    spec = dl.Linear(0, 0.3, steps=3) * dl.Dice() + dl.Boundary() + dl.Linear(1, 0, steps=3) * dl.Lovasz()
+    in_torch, in_keras = TorchLoss(spec, channel_axis=-1), Loss(spec, jit_compile=False)
+    for step in (0, 1, 3):
+        expected = loss_and_gradient(spec.at(step), x, target)
+        in_torch.step = in_keras.step = step
+        for value, gradient in (_torch(in_torch, x, target), _keras(in_keras, x, target)):
+            same_bits(value, expected.loss)
+            same_bits(gradient, expected.gradient)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_native_numerics_follow_the_schedule(reduction: str) -> None:
     x, target = _data()
@@ -155,9 +141,9 @@ def test_weight_zero_hides_a_nan_of_its_term(numerics: str, same_bits: SameBits)
     """A class of probability 0 has a cross-entropy, but no Laplacian."""
     x, target = _data()
     x[..., 0], target[:] = -np.inf, np.maximum(target, 1)
-    for make, run in ((TorchLoss, _torch), (Loss, _keras)):
-        loss = make(SPEC, numerics=numerics, channel_axis=-1)
-        alone = run(make(dl.CrossEntropy(), numerics=numerics, channel_axis=-1), x, target)
+    for make, run, options in ((TorchLoss, _torch, {"channel_axis": -1}), (Loss, _keras, {"jit_compile": False})):
+        loss = make(SPEC, numerics=numerics, **options)
+        alone = run(make(dl.CrossEntropy(), numerics=numerics, **options), x, target)
         for found, expected in zip(run(loss, x, target), alone, strict=True):
             assert np.isfinite(np.asarray(expected)).all()
             same_bits(found, expected)
@@ -296,7 +282,7 @@ def test_a_compiled_step_may_advance(same_bits: SameBits) -> None:
         loss.advance()
         return value
 
-    for n in range(4):
+    for n in range(3):
         found = step(torch.from_numpy(x), torch.from_numpy(target))
         same_bits(found, loss_and_gradient(spec.at(n), x, target).loss)
 

@@ -64,7 +64,8 @@ def test_the_report_holds_every_case(tmp_path: Any, capsys: pytest.CaptureFixtur
     code = proof.main(["--json", str(path), "--every", "6", "--only", "torch.MSELoss", "--allow-missing"])
     report = json.loads(path.read_text())
     assert code == 0
-    assert [case["verdict"] for case in report["cases"]] == ["equal", "equal"]
+    assert len(report["cases"]) > 1
+    assert {case["verdict"] for case in report["cases"]} == {"equal"}
     assert report["installed"]["torch"] and report["definitions"]["torch"] == "2.13"
     assert "torch.MSELoss" in capsys.readouterr().out
 

@@ -50,10 +50,18 @@ def line(row: Result) -> str:
     return f"{name:36} {row['combinations']:4} options {row['cases']:5} cases   {errors}   {verdict}"
 
 
+def version(package: str) -> str:
+    """The version of an installed package; of one that is only on the path nobody knows it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def report(results: list[Result], missing: dict[str, str], cases: bool) -> Result:
     """All of it, with every case or without."""
     rows = summary(results)
-    installed = {vendor: importlib.metadata.version(name) for vendor, name in PACKAGES.items() if vendor not in missing}
+    installed = {vendor: version(name) for vendor, name in PACKAGES.items() if vendor not in missing}
     beside = {name: sys.modules[name].__version__ for name in ("numpy", "tensorflow") if name in sys.modules}
     return {
         "python": sys.version.split()[0],
