@@ -61,7 +61,7 @@ def test_a_wrong_import_is_found(monkeypatch: pytest.MonkeyPatch, name: str, opt
 
 def test_the_report_holds_every_case(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
-    code = proof.main(["--json", str(path), "--every", "6", "--only", "torch.MSELoss", "--allow-missing"])
+    code = proof.main(["--json", str(path), "--every", "8", "--only", "torch.MSELoss", "--allow-missing"])
     report = json.loads(path.read_text())
     assert code == 0
     assert len(report["cases"]) > 1
@@ -72,6 +72,6 @@ def test_the_report_holds_every_case(tmp_path: Any, capsys: pytest.CaptureFixtur
 
 def test_a_missing_library_is_a_failure_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "available", lambda: (GRIDS, {"monai": "No module named 'monai'"}))
-    chosen = ["--every", "12", "--only", "torch.MSELoss"]
+    chosen = ["--every", "16", "--only", "torch.MSELoss"]
     assert proof.main(chosen) == 1
     assert proof.main([*chosen, "--allow-missing"]) == 0
