@@ -15,12 +15,12 @@ from .terms import Inputs, Totals, implements, through_activation
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What makes the terms differ: ``kappa I / (kappa I + alpha FP + beta FN)``, and the power of what is lost."""
+    """What makes the terms differ: ``kappa I / (kappa I + alpha FP + beta FN)``, and a power (0: none) of the loss."""
 
     kappa: float
     alpha: float
     beta: float
-    gamma: float = 1.0
+    gamma: float = 0.0
     of_mean: bool = False
 
 
@@ -76,9 +76,8 @@ def _groups(ops: Ops, term: Region, totals: Array) -> Groups:
         near = ops.both(lost <= 0.25, ops.invert(under))
         loss = 0.0 - ops.where(near, functions.log_of_one_plus(ops, 0.0 - ops.where(near, lost, 0.0)), whole)
         slope = ops.where(under, 0.0, 1.0 / score)
-    if isinstance(term, FocalTversky) and not k.of_mean:
-        base = loss
-        loss, by = _power(ops, base, k.gamma)
+    if k.gamma and not k.of_mean:
+        loss, by = _power(ops, loss, k.gamma)
         slope = functions.times(ops, slope, by) if term.log else by
     share = k.beta - k.alpha if term.squared else k.beta
     pull = functions.chop(ops, functions.times(ops, score, k.alpha) / safe)
@@ -96,10 +95,15 @@ def _groups(ops: Ops, term: Region, totals: Array) -> Groups:
         if term.class_weights is not None:
             weights = ops.constant([float32(weight) for weight in term.class_weights], loss, axis)
             loss, slope = functions.times(ops, weights, loss), functions.times(ops, weights, slope)
-        chosen = term.counted(groups)
-        counts = counts * ops.constant([1.0 if c in chosen else 0.0 for c in range(groups)], loss, axis)
+        counts = counts * ops.constant(_chosen(term, groups), loss, axis)
     loss = ops.where(counts > 0.0, loss, 0.0)
     return Groups(loss, counts, slope, pull, push)
+
+
+def _chosen(term: Region, channels: int) -> list[float]:
+    """1 for the classes that count, 0 for others."""
+    counted = set(term.counted(channels))
+    return [1.0 if c in counted else 0.0 for c in range(channels)]
 
 
 def _power(ops: Ops, base: Array, gamma: float) -> tuple[Array, Array]:
@@ -148,8 +152,7 @@ def region(term: Region, inputs: Inputs) -> Totals:
         parts = [_weighted(ops, inputs.weight, part) for part in parts]
     if inputs.valid is not None:
         parts = [ops.where(inputs.valid, part, 0.0) for part in parts]
-    chosen = [1.0 if c in term.counted(inputs.channels) else 0.0 for c in range(inputs.channels)]
-    counted = inputs.per_channel(chosen) > 0.0
+    counted = inputs.per_channel(_chosen(term, inputs.channels)) > 0.0
     if not term.per_class:
         parts = [ops.where(counted, part, 0.0) for part in parts]
     number = inputs.channels if term.per_class else 1
