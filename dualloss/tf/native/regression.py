@@ -70,7 +70,14 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
 @implements(Charbonnier)
 def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
     """`sqrt((x - t)^2 + epsilon^2)`."""
-    return channelwise(term, inputs, lambda x, t: tf.sqrt(tf.square(x - t) + term.epsilon**2))
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        d = x - t
+        far = tf.abs(d) > 1e8 * term.epsilon  # there it is |d|, whose square may be an infinity
+        near = unless(far, d) / term.epsilon
+        return tf.where(far, _absolute(d), term.epsilon * tf.sqrt(tf.square(near) + 1))
+
+    return channelwise(term, inputs, value)
 
 
 @implements(LogCosh)

@@ -72,7 +72,14 @@ def smooth_l1(term: SmoothL1, inputs: Inputs) -> Found:
 @implements(Charbonnier)
 def charbonnier(term: Charbonnier, inputs: Inputs) -> Found:
     """`sqrt((x - t)^2 + epsilon^2)`."""
-    return channelwise(term, inputs, lambda x, t: torch.sqrt((x - t).square() + term.epsilon**2))
+
+    def value(x: Tensor, t: Tensor) -> Tensor:
+        d = x - t
+        far = d.abs() > 1e8 * term.epsilon  # there it is |d|, whose square may be an infinity
+        near = unless(far, d) / term.epsilon
+        return torch.where(far, _absolute(d), term.epsilon * torch.sqrt(near.square() + 1))
+
+    return channelwise(term, inputs, value)
 
 
 @implements(LogCosh)
