@@ -143,13 +143,24 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Result:
     if term.inputs == "log_probabilities":
         return per_channel(term, inputs, [unless_empty(ops, share, logs - x)], lambda: 0.0 - share)
     soft = Softmax.of(inputs, functions.exp_of_any, functions.log_of_one_plus)
-    parts = unless_empty(ops, share, logs + (soft.log_sum - soft.d))
+    logs = logs + (soft.log_sum - soft.d)
+    mass = sums.channel_sum(ops, [share], axis)
+    # Of targets with a sum s near 1 the values cancel where p is near t, and t log(t / p) + p - t does not; what that
+    # adds to the sum over the classes is 1 - s.
+    usual = ops.both(mass >= 0.5, mass <= 2.0)
+    apart = soft.p - share
+    v = apart / ops.where(share == 0.0, 1.0, share)
+    near = ops.abs(v) <= 0.25
+    v = ops.where(near, v, 0.0)  # before the division by it: p is a quotient, too
+    parts = ops.where(near, share * functions.above_log(ops, v), apart + functions.times(ops, share, logs))
+    parts = ops.where(share == 0.0, soft.p, parts)
+    parts = ops.where(usual, parts, unless_empty(ops, share, logs))
 
     def through_logits() -> Array:
-        mass = sums.channel_sum(ops, [share], axis)
         return functions.times(ops, soft.p, mass - share) - functions.times(ops, share, soft.rest)
 
-    return per_channel(term, inputs, [ops.where(ops.isnan(soft.log_sum), NAN, parts)], through_logits)
+    beside = ops.where(usual, mass - 1.0, 0.0)
+    return per_channel(term, inputs, [ops.where(ops.isnan(soft.log_sum), NAN, parts)], through_logits, beside)
 
 
 @implements(CategoricalHinge)

@@ -94,6 +94,13 @@ def _from_ratio(ops: Ops, z: Array) -> Array:
     return chop(ops, z * 2.0 + times(ops, z * 2.0, times(ops, w, polynomial(ops, _ATANH, w))))
 
 
+def above_log(ops: Ops, v: Array) -> Array:
+    """``v - log(1 + v)`` for ``|v| <= 1/4``, without its cancellation."""
+    z = v / (v + 2.0)
+    w = times(ops, z, z)
+    return times(ops, v, z) - times(ops, z * 2.0, times(ops, w, polynomial(ops, _ATANH, w)))
+
+
 def log(ops: Ops, v: Array) -> Array:
     """``ln*(v)`` for ``v >= 2^-1022``; -inf for 0, inf for inf, NaN for NaN and below 0."""
     b = ops.bits(v)

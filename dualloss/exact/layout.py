@@ -69,6 +69,11 @@ def check_options(spec: object, reduction: str, numerics: str, channel_axis: obj
             raise ValueError(
                 f"reduction is 'none', expected 'mean' or 'sum' for {name}, which has no value at a position"
             )
+        if term.needs_dense and spec.ignore_index is not None:
+            raise ValueError(
+                f"spec has ignore_index={spec.ignore_index}, a class index, and {name}, which takes no class indices, "
+                "expected a spec without ignore_index and a boolean mask as sample weight"
+            )
     check_choice("numerics", numerics, NUMERICS)
     if not isinstance(channel_axis, int) or isinstance(channel_axis, bool):
         raise TypeError(f"channel_axis is {channel_axis!r}, expected an integer")
@@ -179,19 +184,39 @@ def check_mergeable(spec: Spec) -> None:
             )
 
 
-def check_totals(shape: Shape, dtype: str, spec: Spec, channels: int | None = None) -> Shape:
-    """Raise unless ``totals`` can be what ``sums`` gave for this spec and an input of so many channels.
+def check_sums(name: str, shape: Shape, dtype: str, spec: Spec, channels: int | None = None) -> Shape:
+    """Raise unless an argument of this shape and dtype can be what ``sums`` gave for this spec.
+
+    Args:
+        name: what the argument is called.
+        channels: of the input; None if there is no input: then it is what the sums say.
 
     Returns:
         The shape they must have; None for what depends on channels that are not given.
     """
     check_mergeable(spec)
-    most = None if channels is None else max(term.count_sums(channels) for _, term in spec.parts)
-    expected = (len(spec.parts), most, 12)
+
+    def most(channels: int) -> int:
+        return max(term.count_sums(channels) for _, term in spec.parts)
+
+    given = tuple(shape)
+    expected = (len(spec.parts), None if channels is None else most(channels), 12)
     if dtype != "int64":
-        raise TypeError(f"totals has dtype {dtype}, expected int64, as sums() gives them")
-    if not _fits(tuple(shape), expected):
-        raise ValueError(f"totals has shape {_show(tuple(shape))}, expected {_show(expected)}, as sums() gives them")
+        raise TypeError(f"{name} has dtype {dtype}, expected int64, as sums() gives them")
+    if not _fits(given, expected):
+        raise ValueError(f"{name} has shape {_show(given)}, expected {_show(expected)}, as sums() gives them")
+    if channels is None and given[1] is not None:
+        said = max(1, given[1] // 4)
+        if most(said) != given[1]:
+            raise ValueError(
+                f"{name} has shape {_show(given)}, expected {most(said)} sums for each term, as sums() gives them"
+            )
+        for _, term in spec.parts:
+            if term.count_sums(1) != term.count_sums(2):  # groups of classes, so the sums say how many there are
+                try:
+                    term.check_layout(channels=said, spatial=2)
+                except ValueError as error:
+                    raise ValueError(f"{name} has shape {_show(given)}, the sums of {said} channels: {error}") from None
     return expected
 
 

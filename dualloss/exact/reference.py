@@ -10,7 +10,7 @@ import numpy as np
 from ..distances import signed_distances
 from ..spec import Spec
 from . import engine, functions
-from .layout import Layout, Names, check_options, check_totals, label_error, lay_out
+from .layout import Layout, Names, check_options, check_sums, label_error, lay_out
 from .numpy_ops import NumpyOps
 from .terms import Inputs
 
@@ -77,13 +77,15 @@ def loss_and_gradient(
         spec, x.shape, t.shape, None if s is None else s.shape, channel_axis, mask=s is not None and s.dtype.kind == "b"
     )
     if totals is not None:
-        check_totals(np.shape(totals), np.asarray(totals).dtype.name, spec, layout.channels)
+        check_sums("totals", np.shape(totals), np.asarray(totals).dtype.name, spec, layout.channels)
     check_dtype("target", t, layout.labels)
     if s is not None:
         check_dtype("sample_weight", s, False)
     with np.errstate(all="ignore"):
         mask, weight = _weights(s, layout, x.shape)
         if layout.labels:
+            if t.dtype == np.uint64:
+                t = np.minimum(t, np.uint64(2**63 - 1))  # what int64 does not hold is no class
             t = t.astype(np.int64)
             if check_labels:
                 _check_labels(t, layout, spec.ignore_index, None if mask is None else mask.squeeze(layout.axis))
@@ -101,6 +103,7 @@ def loss_and_gradient(
         inputs = Inputs(_OPS, functions.load(_OPS, shaped), dense, valid, layout.axis, layout.spatial, weight, away)
         result = engine.evaluate(_OPS, spec, inputs, reduction, totals)
         up: Any = np.asarray(upstream, np.float32)
+        _check_upstream(up, result.loss if reduction != "none" else np.squeeze(result.loss, layout.axis))
         loss, terms, spread = result.loss, result.terms, None
         if reduction == "none":
             loss, terms = np.squeeze(loss, layout.axis), np.squeeze(terms, layout.axis + 1)
@@ -117,6 +120,12 @@ def check_dtype(name: str, array: Any, labels: bool) -> None:
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices for its shape {array.shape}")
     if array.dtype.kind not in "iub" and array.dtype.name not in _DTYPES:
         raise TypeError(f"{name} has dtype {array.dtype}, expected one of {', '.join(_DTYPES)}, integers or booleans")
+
+
+def _check_upstream(up: Any, loss: Any) -> None:
+    if up.shape not in ((), loss.shape):
+        expected = "a scalar" if loss.shape == () else f"a scalar or the map's shape {loss.shape}"
+        raise ValueError(f"upstream has shape {up.shape}, expected {expected}")
 
 
 def _distances(t: Any, layout: Layout, ignore: int | None, mask: Any) -> Any:

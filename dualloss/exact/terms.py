@@ -170,18 +170,27 @@ def value_of_sums(ops: Ops, term: Term, totals: Array, reduction: str) -> Array:
     return _from_sums[type(term)](ops, term, totals, reduction)
 
 
-def over_channels(term: PerChannel, inputs: Inputs, parts: Sequence[Array]) -> tuple[Array, float]:
-    """A term's value at a position, from what it has for every channel, and its :attr:`Result.share`."""
+def over_channels(
+    term: PerChannel, inputs: Inputs, parts: Sequence[Array], beside: Array | None = None
+) -> tuple[Array, float]:
+    """A term's value at a position, from what it has for every channel, and its :attr:`Result.share`.
+
+    ``beside`` is what the sum over the channels has beside these, per position.
+    """
     total = sums.channel_sum(inputs.ops, parts, inputs.axis)
+    if beside is not None:
+        total = total + beside
     if term.channels == "sum":
         return functions.chop(inputs.ops, total), 1.0
     share = 1 / inputs.channels
     return functions.times(inputs.ops, total, share), share
 
 
-def per_channel(term: PerChannel, inputs: Inputs, parts: Sequence[Array], g: Callable[[], Array]) -> Result:
+def per_channel(
+    term: PerChannel, inputs: Inputs, parts: Sequence[Array], g: Callable[[], Array], beside: Array | None = None
+) -> Result:
     """The result of a term that looks at one element at a time: its values, and its gradient for a coefficient of 1."""
-    value, share = over_channels(term, inputs, parts)
+    value, share = over_channels(term, inputs, parts, beside)
     return Result(value, inputs.valid, share, lambda c: scaled(inputs.ops, c, g()))
 
 

@@ -175,6 +175,14 @@ def kl_divergence(term: KLDivergence, inputs: Inputs) -> Found:
         bad, minus_log, log_tau = np.isnan(x) | np.isnan(t), -np.log(y), np.log(tau)
         g = np.where((x >= low) & (x <= 1), -tau / y, np.where(bad, np.nan, 0.0))
     value = np.where(tau == 0, 0.0, tau * (log_tau + minus_log))
+    if term.inputs == "logits":
+        # The sum of tau log(tau / p) + p - tau is larger by 1 - sum tau; near p = tau it does not cancel.
+        total = tau.sum(-1, keepdims=True)
+        u = np.divide(soft.p - tau, tau, out=np.zeros_like(tau), where=tau > 0)
+        close = np.where(tau == 0, soft.p, tau * (u - np.log1p(u)))
+        close = np.where(np.abs(u) < 0.5, close, value + (soft.p - tau))
+        close[..., :1] += total - 1
+        value = np.where((total > 0.4) & (total < 3), close, value)
     return per_channel(term, inputs, np.where(bad | np.isnan(t), np.nan, value), g)
 
 

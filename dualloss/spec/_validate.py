@@ -130,7 +130,7 @@ def integer(name: str, value: Any) -> int:
         result = None
     if result is None:
         raise TypeError(f"{name}={show(value)}, expected an integer")
-    if not -(2**63) <= result < 2**63:
+    if not -(2**63) < result < 2**63 - 1:  # the ends stand for labels that are no class
         raise ValueError(f"{name}={show(value)}, expected an integer of 64 bits")
     return result
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .. import TOTAL_LOSS
 from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_mergeable, check_options, check_totals, label_error, lay_out
+from ..exact.layout import Layout, Names, check_mergeable, check_options, check_sums, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, from_json, step_number
 from . import native
@@ -22,8 +22,8 @@ Tensor = Any
 _OPS = TensorFlowOps()
 _NAMES = Names("y_pred", "y_true", "sample_weight")
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32)
-_NO_CLASS = -(2**62)
-"""Stands for a float label that is no integer: never a class, and no ignore_index in use."""
+_NO_CLASS = -(2**63)
+"""Stands for a label that is no integer or beyond int64: never a class, and no ``ignore_index`` can be it."""
 
 
 class _Given(NamedTuple):
@@ -151,7 +151,7 @@ class Loss(keras.losses.Loss):
                 if totals is not None:
                     totals = tf.convert_to_tensor(totals)
                     channels = Layout(*given.settings).channels
-                    totals = tf.ensure_shape(totals, check_totals(totals.shape, totals.dtype.name, self.spec, channels))
+                    totals = tf.ensure_shape(totals, check_sums("totals", totals.shape, totals.dtype.name, self.spec, channels))
                 constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
                 args = (constant, totals, self._exact_weights())
                 loss, values, gradient = self._forward(*args, None)
@@ -189,7 +189,7 @@ class Loss(keras.losses.Loss):
         if self.reduction == "none":
             raise ValueError("reduction is 'none', expected 'mean' or 'sum': sums have no map")
         sums = tf.convert_to_tensor(sums)
-        check_totals(sums.shape, sums.dtype.name, self.spec)
+        check_sums("sums", sums.shape, sums.dtype.name, self.spec)
         loss, values = engine.from_sums(_OPS, self.spec, sums, self.reduction, self._exact_weights())
         return (loss, dict(zip(self.spec.names, tf.unstack(values), strict=True))) if return_terms else loss
 
@@ -399,7 +399,8 @@ def _labels(y_true: Tensor) -> Tensor:
             f"y_true has dtype {y_true.dtype.name}, expected integer class indices for its shape {y_true.shape}"
         )
     if y_true.dtype.is_integer:
-        return tf.cast(y_true, tf.int64)
+        labels = tf.cast(y_true, tf.int64)
+        return tf.where(labels < 0, tf.constant(_NO_CLASS, tf.int64), labels) if y_true.dtype == tf.uint64 else labels
     wide = tf.cast(y_true, tf.float64)
     whole = tf.logical_and(tf.equal(wide, tf.math.rint(wide)), tf.abs(wide) < 2.0**62)
     return tf.where(whole, tf.cast(tf.where(whole, wide, 0.0), tf.int64), tf.constant(_NO_CLASS, tf.int64))

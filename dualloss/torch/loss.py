@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import TOTAL_LOSS
 from ..exact import engine, functions
-from ..exact.layout import Layout, Names, check_mergeable, check_options, check_totals, label_error, lay_out
+from ..exact.layout import Layout, Names, check_mergeable, check_options, check_sums, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, step_number
 from . import native
@@ -108,7 +108,8 @@ class Loss(nn.Module):
             terms = {name: value.detach() for name, value in terms.items()}
         else:
             if totals is not None:
-                check_totals(totals.shape, str(totals.dtype).removeprefix("torch."), self.spec, layout.channels)
+                _check_tensor("totals", totals)
+                check_sums("totals", totals.shape, str(totals.dtype).removeprefix("torch."), self.spec, layout.channels)
             for name, value in ((self._names.target, target), (self._names.weight, weight)):
                 if value is not None and value.requires_grad and torch.is_grad_enabled():
                     raise ValueError(
@@ -139,7 +140,8 @@ class Loss(nn.Module):
         self._needs_exact("from_sums")
         if self.reduction == "none":
             raise ValueError("reduction is 'none', expected 'mean' or 'sum': sums have no map")
-        check_totals(sums.shape, str(sums.dtype).removeprefix("torch."), self.spec)
+        _check_tensor("sums", sums)
+        check_sums("sums", sums.shape, str(sums.dtype).removeprefix("torch."), self.spec)
         loss, values = engine.from_sums(_OPS, self.spec, sums, self.reduction, self._exact_weights())
         return (loss, dict(zip(self.spec.names, values, strict=True))) if return_terms else loss
 
@@ -198,8 +200,8 @@ class Loss(nn.Module):
         """Check everything; labels as int64, dense targets as floats, mask or weight per position, distances."""
         names = self._names
         for name, value in ((names.input, input), (names.target, target), (names.weight, weight)):
-            if not isinstance(value, Tensor) and not (value is None and name == names.weight):
-                raise TypeError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
+            if value is not None or name != names.weight:
+                _check_tensor(name, value)
         if input.dtype not in _FLOATS:
             raise TypeError(f"{names.input} has dtype {input.dtype}, expected float16, bfloat16 or float32")
         if input.device.type == "mps" and self.numerics == "exact":
@@ -338,6 +340,11 @@ def _bits(spec: Spec, step: int) -> Tensor:
 def _shaped(x: Tensor) -> Tensor:
     """A rank-1 input or target with a channel axis of length 1."""
     return x.unsqueeze(1) if x.ndim == 1 else x
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
 
 
 def _check_dtype(name: str, value: Tensor, labels: bool) -> None:

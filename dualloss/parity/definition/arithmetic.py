@@ -150,6 +150,13 @@ def _ratio(z: float) -> float:
     return chop(2 * z + times(2 * z, times(w, horner(w, [1 / k for k in range(23, 1, -2)]))))
 
 
+def eta(v: float) -> float:
+    """v - log(1 + v) for |v| <= 1/4."""
+    z = v / (v + 2)
+    w = times(z, z)
+    return times(v, z) - times(2 * z, times(w, horner(w, [1 / k for k in range(23, 1, -2)])))
+
+
 def ln_star(v: float) -> float:
     """log(v); NaN for v < 0."""
     if math.isnan(v) or v < 0:

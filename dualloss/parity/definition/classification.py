@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .activations import Softmax, fine_softmax, sigmoid, softmax, through_softmax
-from .arithmetic import INF, NAN, asum, chop, divide, ex_star, float32, ln1p_star, ln_star, pow_star, times
+from .arithmetic import INF, NAN, asum, chop, divide, eta, ex_star, float32, ln1p_star, ln_star, pow_star, times
 from .core import Batch, Rows, Term, by_element, by_position, implements, over_channels, pointwise
 
 # ------------------------------------------------------------------------------------------------------------
@@ -213,6 +213,7 @@ def kl_divergence(options: Any, batch: Batch) -> Term:
     """KLDivergence."""
     least = float32(options.clip)
     parts: Rows = []
+    beside: list[float] = []
     gradients: Rows = []
     for x, t in zip(batch.x, batch.t, strict=True):
         if options.log_target:
@@ -237,9 +238,22 @@ def kl_divergence(options: Any, batch: Batch) -> Term:
             g = [0 - v / yc if least <= xc <= 1 else 0.0 for v, yc, xc in zip(tau, y, x, strict=True)]
             hidden = [math.isnan(xc) for xc in x]
         p = [0.0 if v == 0 else v * (qc + nc) for v, qc, nc in zip(tau, q, n, strict=True)]
+        rest = 0.0
+        if options.inputs == "logits" and 0.5 <= (mass := asum(tau)) <= 2:
+            p = [_beside(pc, v, qc + nc) for pc, v, qc, nc in zip(soft.p, tau, q, n, strict=True)]
+            rest = mass - 1
         parts.append([NAN if nan or math.isnan(tc) else v for v, nan, tc in zip(p, hidden, t, strict=True)])
+        beside.append(rest)
         gradients.append([NAN if nan or math.isnan(tc) else v for v, nan, tc in zip(g, hidden, t, strict=True)])
-    return by_position(options, batch, parts, gradients)
+    return by_position(options, batch, parts, gradients, beside)
+
+
+def _beside(p: float, tau: float, log: float) -> float:
+    """tau log(tau / p) + p - tau; log is log(tau / p)."""
+    if tau == 0:
+        return p
+    v = (p - tau) / tau
+    return tau * eta(v) if abs(v) <= 0.25 else (p - tau) + times(tau, log)
 
 
 def _limited(v: float, least: float) -> float:

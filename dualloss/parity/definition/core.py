@@ -158,17 +158,22 @@ def pointwise(g: Rows) -> Callable[[list[float]], Rows]:
     return gradient
 
 
-def over_channels(options: Any, batch: Batch, parts: Rows) -> tuple[list[float], float | None]:
-    """V of a term per channel, from all that a position has for its channels, and its share."""
+def over_channels(
+    options: Any, batch: Batch, parts: Rows, beside: Sequence[float] | None = None
+) -> tuple[list[float], float | None]:
+    """V of a term per channel, from all that a position has for its channels (and beside them), and its share."""
+    totals = [asum(row) for row in parts]
+    if beside is not None:
+        totals = [total + more for total, more in zip(totals, beside, strict=True)]
     if options.channels == "sum":
-        return [chop(asum(row)) for row in parts], None
+        return [chop(total) for total in totals], None
     share = 1 / batch.channels
-    return [times(share, asum(row)) for row in parts], share
+    return [times(share, total) for total in totals], share
 
 
-def by_position(options: Any, batch: Batch, parts: Rows, g: Rows) -> Term:
+def by_position(options: Any, batch: Batch, parts: Rows, g: Rows, beside: Sequence[float] | None = None) -> Term:
     """A term per channel that looks at one position at a time."""
-    value, share = over_channels(options, batch, parts)
+    value, share = over_channels(options, batch, parts, beside)
     return Term(value, batch.valid, share, pointwise(g))
 
 
