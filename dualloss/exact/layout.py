@@ -223,6 +223,8 @@ def check_sums(name: str, shape: Shape, dtype: str, spec: Spec, channels: int | 
 def label_error(value: object, position: Sequence[int], channels: int, ignore: int | None, names: Names) -> ValueError:
     """The error for a label out of range."""
     ignored = "" if ignore is None else f" (ignore_index is {ignore})"
+    if channels == 1:  # one channel is a question of yes or no, not a choice of classes
+        ignored += "; for labels 0 and 1 use BinaryCrossEntropy and a target with the channel axis"
     return ValueError(
         f"{names.target} has label {value} at position {tuple(position)}, expected 0 to {channels - 1}{ignored}"
     )

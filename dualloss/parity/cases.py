@@ -59,7 +59,8 @@ class Config:
         spec: the loss.
         shape: of the input, channels last.
         dtype: of the input.
-        target: ``"labels"``, ``"onehot"``, ``"soft"`` (from 0 to 1) or ``"counts"`` (integers from 0 to 7).
+        target: ``"labels"``, ``"onehot"``, ``"soft"`` (from 0 to 1), ``"even"`` (1 / classes, which small logits are
+            near) or ``"counts"`` (integers from 0 to 7).
         weight: ``"none"``, ``"sample"``, ``"position"`` or ``"mask"``.
         reduction: as the losses take it.
         compiled: whether engines that compile for each configuration run it (in a full run they run all).
@@ -196,6 +197,8 @@ def make(config: Config, family: str) -> Case:
         target = (target[..., None] == np.arange(classes)).astype(np.float32)
     elif config.target == "soft":
         target = generator.uniform(seed + "/soft", shape).astype(np.float32)
+    elif config.target == "even":
+        target = np.full(shape, 1.0 / classes, np.float32)
     elif config.target == "counts":
         target = generator.labels(seed + "/counts", shape, 8).astype(np.float32)
     weight: Array | None = None
@@ -438,6 +441,9 @@ def configs() -> list[Config]:
             if shape_name == "one_class" and spec.ignore_index is None and _called(spec, "soft", "position", "mean"):
                 config = replace(config, weight="position")
             result.append(config)
+    for reduction in ("mean", "none"):
+        name = f"kl_divergence/even-{reduction}"
+        result.append(Config(name, "kl_divergence", KLDivergence(), (2, 4, 5, 4), target="even", reduction=reduction))
     return result
 
 

@@ -151,7 +151,9 @@ class Loss(keras.losses.Loss):
                 if totals is not None:
                     totals = tf.convert_to_tensor(totals)
                     channels = Layout(*given.settings).channels
-                    totals = tf.ensure_shape(totals, check_sums("totals", totals.shape, totals.dtype.name, self.spec, channels))
+                    totals = tf.ensure_shape(
+                        totals, check_sums("totals", totals.shape, totals.dtype.name, self.spec, channels)
+                    )
                 constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
                 args = (constant, totals, self._exact_weights())
                 loss, values, gradient = self._forward(*args, None)
