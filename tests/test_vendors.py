@@ -139,7 +139,7 @@ def test_torch_options_that_no_spec_says_are_refused(nn: Any) -> None:
         (nn.MultiLabelSoftMarginLoss(reduction="sum"), {"spatial": 2}, "last axis"),
         (nn.CosineEmbeddingLoss(), {}, "CosineEmbeddingLoss: it compares two predictions"),
         (nn.SoftMarginLoss(), {}, r"BinaryCrossEntropy of the targets \(t \+ 1\) / 2"),
-        (nn.ReLU(), {}, "ReLU is not known, expected one of torch.nn.CrossEntropyLoss"),
+        (nn.ReLU(), {}, r"ReLU is not known: .* Expected one of torch.nn.CrossEntropyLoss"),
         (Mine(), {}, "a subclass of torch.nn.MSELoss and may compute something else"),
         (nn.MSELoss(), {"targets": "probabilities"}, "does not depend on them"),
         (nn.MSELoss(), {"like": "torch"}, "expected none"),
@@ -149,6 +149,53 @@ def test_torch_options_that_no_spec_says_are_refused(nn: Any) -> None:
     for loss, keywords, message in cases:
         with pytest.raises(ValueError, match=message):
             dl.from_torch(loss, **keywords)
+
+
+def test_modules_that_were_changed_are_refused(nn: Any) -> None:
+    changed = nn.MSELoss()
+    changed.forward = lambda input, target: (input - target).abs().mean()
+    with pytest.raises(ValueError, match="MSELoss has a forward of its own"):
+        dl.from_torch(changed)
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        hooked = nn.MSELoss()
+        getattr(hooked, register)(lambda *args: None)
+        with pytest.raises(ValueError, match=r"MSELoss has .* hooks, which no spec says"):
+            dl.from_torch(hooked)
+    with pytest.raises(ValueError, match=r"the function torch\.nn\.functional\.cross_entropy, expected a loss module"):
+        dl.from_torch(nn.functional.cross_entropy)
+
+
+def test_keras_losses_that_were_changed_are_refused(losses: Any) -> None:
+    with pytest.raises(ValueError, match=r"a loss of Keras.*use from_keras"):
+        dl.from_torch(losses.MeanSquaredError())
+    changed = losses.MeanSquaredError()
+    changed.fn = losses.mean_absolute_error
+    with pytest.raises(ValueError, match=r"MeanSquaredError has the fn .*expected that of its class"):
+        dl.from_keras(changed)
+    changed = losses.MeanSquaredError()
+    changed.call = lambda y_true, y_pred: y_pred
+    with pytest.raises(ValueError, match="MeanSquaredError has a call of its own"):
+        dl.from_keras(changed)
+
+
+def test_the_default_dtype_of_keras_counts(losses: Any) -> None:
+    import keras
+
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        for loss in (losses.MeanSquaredError(), "mse", losses.mean_squared_error):
+            with pytest.raises(ValueError, match="dtype='float64'"):
+                dl.from_keras(loss)
+    finally:
+        keras.config.set_floatx(before)
+
+
+def test_what_is_no_spec_is_a_type_error() -> None:
+    for export in (dl.to_torch, dl.to_keras):
+        for given in (None, 3, "mse"):
+            with pytest.raises(TypeError, match=f"spec is {type(given).__name__}, expected a loss spec"):
+                export(given)
 
 
 def test_what_is_no_loss_is_a_type_error(nn: Any) -> None:
@@ -444,10 +491,56 @@ def test_monai_losses_become_specs(monai: Any) -> None:
         assert dl.from_torch(loss, **keywords) == spec
 
 
+def test_weights_of_a_single_class_are_none_in_monai(monai: Any) -> None:
+    options: dict[str, Any] = {"include_background": False, "to_onehot_y": True, "softmax": True}
+    assert dl.from_torch(monai.DiceLoss(weight=[3.0], **options)) == dl.from_torch(monai.DiceLoss(**options))
+    scalar = monai.DiceLoss(weight=3.0, **options)
+    assert dl.from_torch(scalar, classes=2) == dl.from_torch(monai.DiceLoss(**options))
+    assert dl.from_torch(scalar, classes=3) == 3 * dl.from_torch(monai.DiceLoss(**options))
+    one = dl.from_torch(monai.DiceLoss(sigmoid=True))
+    for loss in (monai.DiceLoss(sigmoid=True, weight=3.0), monai.DiceLoss(sigmoid=True, include_background=False)):
+        assert dl.from_torch(loss, classes=1) == one
+    tversky = monai.TverskyLoss(sigmoid=True, include_background=False)
+    assert dl.from_torch(tversky, classes=1) == dl.from_torch(monai.TverskyLoss(sigmoid=True))
+
+
+def test_parts_of_monai_losses_that_were_changed_are_refused(monai: Any) -> None:
+    from torch import nn
+
+    def changed(**parts: Any) -> Any:
+        loss = monai.DiceCELoss(to_onehot_y=True, softmax=True)
+        for name, value in parts.items():
+            setattr(loss, name, value)
+        return loss
+
+    class Mine(nn.CrossEntropyLoss):
+        pass
+
+    cases = [
+        (changed(cross_entropy=nn.CrossEntropyLoss(ignore_index=1)), "ignore_index=1"),
+        (changed(cross_entropy=nn.CrossEntropyLoss(reduction="sum")), "reduction='sum'"),
+        (changed(cross_entropy=Mine()), "expected a torch.CrossEntropyLoss itself"),
+        (changed(dice=monai.DiceLoss(to_onehot_y=True, softmax=True, ignore_index=1)), "ignore the same label"),
+    ]
+    for loss, message in cases:
+        with pytest.raises(ValueError, match=message):
+            dl.from_torch(loss)
+    ssim = monai.SSIMLoss(2)
+    ssim.kernel_sigma = (0.5, 0.5)  # which it does not look at again
+    assert dl.from_torch(ssim) == dl.from_torch(monai.SSIMLoss(2))
+    ssim.ssim_metric.k1 = 0.1
+    with pytest.raises(ValueError, match=r"k1=0\.1"):
+        dl.from_torch(ssim)
+
+
 def test_monai_options_that_no_spec_says_are_refused(monai: Any) -> None:
     import torch
 
+    both = monai.DiceLoss(softmax=True)
+    both.sigmoid = True
     cases = [
+        (both, "one after the other"),
+        (monai.DiceLoss(sigmoid=True, weight=2.0), "say classes="),
         (monai.DiceLoss(reduction="sum"), r"Loss\(spec, reduction=\"sum\"\)"),
         (monai.DiceLoss(reduction="none"), "no value at a position"),
         (monai.DiceLoss(ignore_index=255), "to_onehot_y"),
@@ -544,8 +637,8 @@ def test_exported_keras_losses_say_the_spec(losses: Any) -> None:
         (dl.BinaryCrossEntropy(like="torch", class_weights=(1, 2)), "spatial="),
         (dl.BinaryCrossEntropy(like="torch", label_smoothing=0.1), "label_smoothing=0.0 where the spec has 0.1"),
         (dl.Dice(), "torch.nn has no loss for Dice"),
-        (dl.TOTAL_LOSS, "no loss for a weighted sum"),
-        (2 * dl.Huber(like="torch"), "no loss for a weighted sum"),
+        (dl.TOTAL_LOSS, "no loss for a sum of terms"),
+        (2 * dl.Huber(like="torch"), "has the weight 2.0, expected 1"),
     ],
 )
 def test_specs_that_torch_has_no_loss_for_are_refused(nn: Any, spec: Any, message: str) -> None:

@@ -7,11 +7,12 @@ they are: `python -m dualloss.vendors.proof`.
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any, Literal
 
 from ..spec import Spec
 from . import keras_losses, monai, smp, torch_nn  # noqa: F401  (each registers its losses)
-from ._registry import REFUSED, ROWS, Context, Row, convert, find, show
+from ._registry import REFUSED, ROWS, Context, Row, convert, find, show, unchanged
 
 __all__ = ["REFUSED", "ROWS", "Row", "from_keras", "from_torch", "to_keras", "to_torch"]
 
@@ -50,8 +51,17 @@ def from_torch(
         raise TypeError(f"loss={show(loss)} is a class, expected an instance: {loss.__name__}(...)")
     if not callable(loss):
         raise TypeError(f"loss={show(loss)}, expected a loss module")
+    if isinstance(loss, FunctionType):
+        raise ValueError(
+            f"loss is the function {loss.__module__}.{loss.__name__}, expected a loss module, which holds its options: "
+            "torch.nn.CrossEntropyLoss(...)"
+        )
+    if type(loss).__module__.startswith("keras."):
+        raise ValueError(f"loss={show(loss)} is a loss of Keras, expected one of PyTorch: use from_keras")
     context = _context(targets, spatial, classes, like)
-    return convert(find(type(loss), TORCH), lambda option: getattr(loss, option), context)
+    row = find(type(loss), TORCH)
+    unchanged(loss, row.label)
+    return convert(row, lambda option: getattr(loss, option), context)
 
 
 def from_keras(loss: Any, *, spatial: int | None = None, like: str | None = None) -> Spec:

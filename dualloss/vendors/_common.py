@@ -84,9 +84,13 @@ Exporter = Callable[[Any, Context], Any]
 
 def single_term(spec: Spec, library: str) -> Term:
     """The only term of a spec, of weight 1."""
+    if not isinstance(spec, Spec):
+        raise TypeError(f"spec is {type(spec).__name__}, expected a loss spec such as dualloss.CrossEntropy()")
     (weight, term), *more = spec.parts
-    if more or weight != 1:
-        raise ValueError(f"{library} has no loss for a weighted sum: {spec}")
+    if more:
+        raise ValueError(f"{library} has no loss for a sum of terms: {spec}")
+    if weight != 1:
+        raise ValueError(f"{spec} has the weight {weight}, expected 1: export the term and multiply what it gives")
     return term
 
 

@@ -120,9 +120,13 @@ class Given:
             return documented
         self.refuse(option, f'{why} Say which: like="{self.version}" or like="{self.vendor}"')
 
-    def part(self, name: str) -> Given:
-        """A loss inside this one."""
+    def part(self, name: str, of: str) -> Given:
+        """A loss inside this one, of exactly the class that the library calls `of` ("monai.DiceLoss")."""
         inner = self[name]
+        row = ROWS.get((type(inner).__module__, type(inner).__qualname__))
+        if row is None or f"{row.vendor}.{row.name}" != of:
+            self.refuse(name, f"expected a {of} itself, as the constructor makes it")
+        unchanged(inner, f"{self.label}'s {name}")
         return Given(f"{self.label}'s {name}", self.vendor, lambda option: getattr(inner, option), self.context)
 
 
@@ -178,7 +182,20 @@ def find(kind: type, vendors: tuple[str, ...]) -> Row:
                 f"expected a {of.label} itself"
             )
     names = ", ".join(row.label for vendor in vendors for row in rows(vendor))
-    raise ValueError(f"{kind.__module__}.{kind.__qualname__} is not known, expected one of {names}")
+    raise ValueError(
+        f"{kind.__module__}.{kind.__qualname__} is not known: only the options of libraries' own losses can be read. "
+        f"Write it as a sum of terms (docs/terms.md). Expected one of {names}"
+    )
+
+
+def unchanged(loss: Any, label: str) -> None:
+    """Raise ValueError for a module of PyTorch's that was given a forward or hooks of its own."""
+    for name in ("forward", "__call__"):
+        if name in vars(loss):
+            raise ValueError(f"{label} has a {name} of its own, expected that of its class")
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        if getattr(loss, name, None):
+            raise ValueError(f"{label} has {name[1:].replace('_', ' ')}, which no spec says; expected none")
 
 
 def convert(row: Row, read: Callable[[str], Any], context: Context) -> Spec:

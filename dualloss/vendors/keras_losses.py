@@ -137,14 +137,23 @@ def identify(loss: Any) -> tuple[Row, Callable[[str], Any]]:
     if (kind.__module__, kind.__qualname__) == (MODULE, "LossFunctionWrapper"):
         return _function(loss.fn, {**loss._fn_kwargs, "reduction": loss.reduction, "dtype": loss.dtype})
     row = find(kind, ("keras",))
+    fn = getattr(loss, "fn", None)
+    if getattr(fn, "__module__", "") != MODULE or FUNCTIONS.get(getattr(fn, "__name__", "")) != row.name:
+        raise ValueError(f"{row.label} has the fn {show(fn)}, expected that of its class")
+    if own := {"call", "__call__"}.intersection(vars(loss)):
+        raise ValueError(f"{row.label} has a {own.pop()} of its own, expected that of its class")
     # The public attributes are copies: what is set on them later does not change the loss.
     return row, reader(row, {**loss._fn_kwargs, "reduction": loss.reduction, "dtype": loss.dtype})
 
 
 def reader(row: Row, given: Options) -> Callable[[str], Any]:
     """Reads options: those given, else the defaults."""
-    options = {"reduction": MEAN, "dtype": "float32", **OPTIONS[row.name], **given}
-    if unknown := sorted(set(options) - {"reduction", "dtype", *OPTIONS[row.name]}):
+    keras = sys.modules.get("keras")
+    floatx = "float32" if keras is None else keras.config.floatx()
+    options = {"reduction": MEAN, **OPTIONS[row.name], **given}
+    if options.get("dtype") is None:
+        options["dtype"] = floatx
+    if unknown := sorted(set(options) - {"reduction", "dtype", *OPTIONS[row.name]}, key=str):
         known = ", ".join(OPTIONS[row.name]) or "none"
         raise ValueError(f"{row.label} has the unknown option {unknown[0]!r}, expected {known}")
     return options.__getitem__
@@ -175,20 +184,30 @@ def _function(function: Any, options: Options) -> tuple[Row, Callable[[str], Any
 def _config(config: Mapping[str, Any]) -> tuple[Row, Callable[[str], Any]]:
     """What `keras.losses.serialize` writes, or its keys "class_name" and "config" alone."""
     if "class_name" not in config or "config" not in config:
-        raise ValueError(f"the config has the keys {sorted(config)}, expected 'class_name' and 'config'")
+        raise ValueError(
+            f"the config has the keys {sorted(map(str, config))}, expected 'class_name' and 'config', as "
+            "keras.losses.serialize(loss) gives them"
+        )
     name, options = config["class_name"], config["config"]
+    if not isinstance(name, str):
+        raise ValueError(f"the config has the class_name {show(name)}, expected a str")
     if name == "function":
         if not isinstance(options, str) or config.get("registered_name", name) != name:
             raise ValueError(f"the config is of the function {show(options)}, expected one of keras.losses")
         return _named(options)
     module = config.get("module", "keras.losses")
-    if module not in ("keras.losses", MODULE) or config.get("registered_name") not in (None, name):
-        raise ValueError(f"the config is of {module}.{name}, expected a class of keras.losses")
+    registered = config.get("registered_name")
+    if module not in ("keras.losses", MODULE) or registered not in (None, name):
+        shown = f"{module}.{name}" + ("" if registered in (None, name) else f", registered as {registered!r}")
+        raise ValueError(f"the config is of {shown}, expected a class of keras.losses itself")
     if not isinstance(options, Mapping):
         raise ValueError(f"the config of {name} is {show(options)}, expected a dict of its options")
     given = {key: _decoded(value) for key, value in options.items() if key != "name"}
     if name == "LossFunctionWrapper" and "fn" in given:
-        row, _ = _config(given.pop("fn"))
+        function = given.pop("fn")
+        if not isinstance(function, Mapping):
+            raise ValueError(f"the config of {name} has fn={show(function)}, expected the config of a function")
+        row, _ = _config(function)
         return row, reader(row, given)
     row = _row(name, f"keras.losses.{name}")
     for option in LOST.get(name, ()):
@@ -203,11 +222,11 @@ def _config(config: Mapping[str, Any]) -> tuple[Row, Callable[[str], Any]]:
 def _decoded(value: Any) -> Any:
     """Tuples and arrays as Keras serialises them."""
     if isinstance(value, Mapping):
-        match value.get("class_name"):
-            case "__tuple__":
-                return tuple(value["items"])
-            case "__numpy__" | "__tensor__":
-                return value["config"]["value"]
+        match value:
+            case {"class_name": "__tuple__", "items": list() | tuple() as items}:
+                return tuple(items)
+            case {"class_name": "__numpy__" | "__tensor__", "config": {"value": array}}:
+                return array
     return value
 
 
@@ -223,8 +242,10 @@ SHAPES = (
     "float16 inputs are float32 there and here; a NaN at a masked position or one of weight 0 stays NaN there, is left "
     "out here.",
     "Predictions (..., 1) and targets without that axis are squeezed there, a ValueError here.",
-    'With reduction="mean_with_sample_weight" the divisor is the sum of the weights as given, before they broadcast: '
-    "weights (B, 1) of losses (B, T) make the loss T times as large there.",
+    "Sample weights of shape (B,) for losses (B, ..., T): aligned with the last axis there (an error, unless T is B), "
+    "weights of the samples here. Weights that broadcast otherwise, such as (B, 1), are a ValueError here.",
+    "Boolean sample weights: the weights 0 and 1 there; a mask here, which what the mean divides by leaves out, too.",
+    "A dtype is not in a loss's config: what it was stays unknown there and here.",
 )
 CHANNELS = "predictions with a channel axis, the last one"
 RECOVERED = (

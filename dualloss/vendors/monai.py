@@ -33,7 +33,8 @@ LABELS = (
     "inputs with spatial axes; class indices (here without their axis of length 1) where to_onehot_y=True, else dense "
     "targets"
 )
-SEVERAL = "more than one channel where options are about classes (there they are ignored for one)"
+SEVERAL = "more than one channel where options are about classes (they are ignored for one: say classes=1)"
+NOT_NEGATIVE = "with soft_label=True predictions and targets >= 0"
 SATURATED = "gamma < 1, where the answer is right to the last bit: the gradient is NaN there, 0 here"
 
 
@@ -53,15 +54,22 @@ def ignored(given: Given) -> int | None:
 
 REGION_NOTES = (
     "Inputs (B, C) without spatial axes: one ratio of the whole batch and all classes there.",
-    "soft_label=True, a probability of exactly 0: the gradient of its |p| is 0 there, 1 here.",
     "A denominator of 0 (smooth_dr=0): NaN there; a score of 0 here.",
     "NaN at an ignored position: everything is NaN there; here the position is left out.",
+)
+
+
+KINK = (
+    "soft_label=True, a prediction of exactly 0: the gradient of its |p| is 0 there, 1 here; at p = t = 0 the whole "
+    "gradient is 0 there, at p = 0 < t that of the intersection is half of ours. The value is the same."
 )
 
 
 def activation(given: Given) -> Literal["softmax", "sigmoid", "none"]:
     """What makes probabilities."""
     given.fixed("other_act", None, why="a spec's activation is softmax, sigmoid or none")
+    if given["softmax"] and given["sigmoid"]:
+        given.refuse("sigmoid", "with softmax=True, too, MONAI applies one after the other; no term does")
     return "softmax" if given["softmax"] else "sigmoid" if given["sigmoid"] else "none"
 
 
@@ -91,15 +99,25 @@ def region(given: Given, smoothing: float = 1.0) -> Options:
     "dice",
     Dice,
     Jaccard,
-    holds=f"{LABELS}; {SEVERAL}",
-    notes=("The mean of weighted losses does not divide by the weights, there and here.", *REGION_NOTES),
+    holds=f"{LABELS}; {SEVERAL}; {NOT_NEGATIVE}",
+    notes=("The mean of weighted losses does not divide by the weights, there and here.", KINK, *REGION_NOTES),
 )
 def dice(loss: Given) -> Spec:
     """Dice; Jaccard with half the smoothing where jaccard=True."""
+    loss = _of_channels(loss)
     options = region(loss, 0.5 if loss["jaccard"] else 1.0)
     if loss["squared_pred"]:
         options.update(squared=True, overlap="product")
     factor, weights = _weights(loss)
+    if weights is not None and len(weights) == 1:
+        weights = None  # a single class that counts has no weight there
+    if factor is not None:
+        classes = loss.context.classes
+        several = options["background"] and options["activation"] == "softmax"
+        if classes is None and not several:
+            loss.refuse("class_weight", "one number weighs the classes unless only one counts: say classes=...")
+        if not options["background"] and classes == 2:
+            factor = None
     if weights is not None:
         # The weights are those of the counted classes; the background's own does not matter.
         options["class_weights"] = weights if options["background"] else (1.0, *weights)
@@ -118,9 +136,34 @@ def _weights(given: Given) -> tuple[float | None, tuple[float, ...] | None]:
     return (values[0], None) if len(array.shape) == 0 else (None, tuple(values))
 
 
-@importer("TverskyLoss", "tversky", Tversky, holds=f"{LABELS}; {SEVERAL}", notes=REGION_NOTES)
+def _of_channels(given: Given) -> Given:
+    """The same loss, without its options about classes if there is one channel, for which they are ignored."""
+    if given.context.classes != 1:
+        return given
+    neutral = {"softmax": False, "to_onehot_y": False, "include_background": True, "class_weight": None}
+    return Given(
+        given.label,
+        given.vendor,
+        lambda option: neutral[option] if option in neutral else given.read(option),
+        given.context,
+        given.asked,
+    )
+
+
+@importer(
+    "TverskyLoss",
+    "tversky",
+    Tversky,
+    holds=f"{LABELS}; {SEVERAL}; {NOT_NEGATIVE}",
+    notes=(
+        KINK,
+        "smooth_nr other than smooth_dr, a score near 1: 1 - score cancels, and that constants are float32 shows.",
+        *REGION_NOTES,
+    ),
+)
 def tversky(loss: Given) -> Spec:
     """alpha weighs false positives."""
+    loss = _of_channels(loss)
     return Tversky(alpha=loss["alpha"], beta=loss["beta"], **region(loss))
 
 
@@ -186,6 +229,8 @@ def _without_background(loss: Given, weights: tuple[float, ...] | None, mean: bo
     if classes == 1:
         return (1.0,)
     kept = weights if weights is not None else (1.0,) * (classes - 1)
+    if len(kept) != classes - 1:
+        loss.refuse("class_weight", f"expected {classes - 1}, one for each of classes={classes} but the background")
     scale = classes / (classes - 1) if mean else 1.0
     return (0.0, *(scale * weight for weight in kept))
 
@@ -227,32 +272,30 @@ def _softmax_focal(loss: Given, options: Options) -> Spec:
 )
 def dice_ce(loss: Given) -> Spec:
     """A weighted sum of the Dice loss and the cross-entropy."""
-    overlap = dice(loss.part("dice"))
-    entropy = loss.part("cross_entropy")
-    labels = loss.part("dice")["to_onehot_y"]
-    weights = entropy["weight"]
-    classes = loss.context.classes
-    if classes is None and not labels and not loss.part("dice")["softmax"] and weights is None:
+    overlap, entropy = _dice_part(loss), loss.part("cross_entropy", "torch.CrossEntropyLoss")
+    entropy.fixed("ignore_index", -100, why="the constructor of the sum sets none")
+    entropy.fixed("reduction", "mean", why="expected that of the sum")
+    labels, weights, classes = overlap["to_onehot_y"], entropy["weight"], loss.context.classes
+    if classes is None and not labels and not overlap["softmax"] and weights is None:
         loss.refuse("lambda_ce", "the cross-entropy of one channel is another than of several: say classes=...")
     if classes == 1:
         pos_weight = None if weights is None else numbers(weights)[0]
-        return loss["lambda_dice"] * _one_channel(loss.part("dice")) + loss["lambda_ce"] * BinaryCrossEntropy(
-            pos_weight=pos_weight, empty="nan"
+        second: Spec = BinaryCrossEntropy(pos_weight=pos_weight, empty="nan")
+    else:
+        second = CrossEntropy(
+            class_weights=None if weights is None else numbers(weights),
+            label_smoothing=max(0.0, entropy["label_smoothing"]),
+            normalizer="weights" if labels else "valid",
+            empty="nan",
         )
-    return loss["lambda_dice"] * overlap + loss["lambda_ce"] * CrossEntropy(
-        class_weights=None if weights is None else numbers(weights),
-        label_smoothing=max(0.0, entropy["label_smoothing"]),
-        normalizer="weights" if labels else "valid",
-        empty="nan",
-    )
+    return loss["lambda_dice"] * dice(overlap) + loss["lambda_ce"] * second
 
 
-def _one_channel(given: Given) -> Spec:
-    """The Dice loss of one channel, for which all options about classes are ignored."""
-    neutral = {"softmax": False, "to_onehot_y": False, "include_background": True, "class_weight": None}
-    return dice(
-        Given(given.label, given.vendor, lambda o: neutral[o] if o in neutral else given.read(o), given.context)
-    )
+def _dice_part(loss: Given) -> Given:
+    """The Dice loss of a sum; in a spec a label that it ignores would be ignored by the other loss, too."""
+    overlap = loss.part("dice", "monai.DiceLoss")
+    overlap.fixed("ignore_index", None, why="in a spec all terms of a sum ignore the same label")
+    return overlap
 
 
 @importer(
@@ -266,7 +309,9 @@ def _one_channel(given: Given) -> Spec:
 )
 def dice_focal(loss: Given) -> Spec:
     """A weighted sum of the Dice loss and the sigmoid's focal loss."""
-    return loss["lambda_dice"] * dice(loss.part("dice")) + loss["lambda_focal"] * focal(loss.part("focal"))
+    second = loss.part("focal", "monai.FocalLoss")
+    second.fixed("ignore_index", None, why="in a spec all terms of a sum ignore the same label")
+    return loss["lambda_dice"] * dice(_dice_part(loss)) + loss["lambda_focal"] * focal(second)
 
 
 @importer(
@@ -280,17 +325,19 @@ def ssim(loss: Given) -> Spec:
     """One less the mean structural similarity, under a Gaussian window."""
     if loss["reduction"] != "mean":
         loss.refuse("reduction", 'no normalizer is what the means of samples leave of it; import it with "mean"')
-    kernel = str(loss["kernel_type"])
+    inner = loss["ssim_metric"]  # where it looks for its options, whatever is set on the loss itself
+    metric = Given(loss.label, loss.vendor, lambda option: getattr(inner, option), loss.context, loss.asked)
+    kernel = str(metric["kernel_type"])
     if kernel.rsplit(".", 1)[-1].lower() != "gaussian":
-        loss.refuse("kernel_type", "a spec's window is Gaussian")
-    loss.fixed("k1", 0.01, why="a spec's is 0.01")
-    loss.fixed("k2", 0.03, why="a spec's is 0.03")
-    windows, sigmas = set(_all(loss["kernel_size"])), set(_all(loss["kernel_sigma"]))
+        metric.refuse("kernel_type", "a spec's window is Gaussian")
+    metric.fixed("k1", 0.01, why="a spec's is 0.01")
+    metric.fixed("k2", 0.03, why="a spec's is 0.03")
+    windows, sigmas = set(_all(metric["kernel_size"])), set(_all(metric["kernel_sigma"]))
     if len(windows) > 1:
-        loss.refuse("kernel_size", "a spec's window is of one size")
+        metric.refuse("kernel_size", "a spec's window is of one size")
     if len(sigmas) > 1:
-        loss.refuse("kernel_sigma", "a spec's window has one sigma")
-    return SSIM(data_range=loss["_data_range"], window=windows.pop(), sigma=sigmas.pop(), empty="nan")
+        metric.refuse("kernel_sigma", "a spec's window has one sigma")
+    return SSIM(data_range=metric["data_range"], window=windows.pop(), sigma=sigmas.pop(), empty="nan")
 
 
 @importer(
@@ -328,6 +375,32 @@ refuses(
     "as sample weight",
 )
 refuses("monai", f"{PACKAGE}.mcc_loss", MCCLoss="no term is the correlation coefficient of Matthews")
-refuses("monai", f"{PACKAGE}.unified_focal_loss", AsymmetricUnifiedFocalLoss=OTHER)
+refuses(
+    "monai",
+    f"{PACKAGE}.unified_focal_loss",
+    AsymmetricFocalTverskyLoss=OTHER,
+    AsymmetricFocalLoss=OTHER,
+    AsymmetricUnifiedFocalLoss=OTHER,
+)
+refuses("monai", f"{PACKAGE}.cldice", SoftclDiceLoss=OTHER, SoftDiceclDiceLoss=OTHER)
+refuses("monai", f"{PACKAGE}.aucm_loss", AUCMLoss=OTHER)
+refuses("monai", f"{PACKAGE}.deform", BendingEnergyLoss=OTHER, DiffusionLoss=OTHER)
+refuses("monai", f"{PACKAGE}.giou_loss", BoxGIoULoss="its inputs are boxes; a spec has a target for every position")
+refuses(
+    "monai",
+    f"{PACKAGE}.image_dissimilarity",
+    LocalNormalizedCrossCorrelationLoss=OTHER,
+    GlobalMutualInformationLoss=OTHER,
+)
+refuses("monai", f"{PACKAGE}.barlow_twins", BarlowTwinsLoss="it compares all pairs of embeddings of a batch")
+refuses("monai", f"{PACKAGE}.contrastive", ContrastiveLoss="it compares all pairs of embeddings of a batch")
+NETWORK = "it is a function of a network beside its inputs"
+refuses("monai", f"{PACKAGE}.adversarial_loss", PatchAdversarialLoss=NETWORK)
+refuses("monai", f"{PACKAGE}.perceptual", PerceptualLoss=NETWORK)
+refuses("monai", f"{PACKAGE}.sure_loss", SURELoss=NETWORK)
+refuses("monai", f"{PACKAGE}.spectral_loss", JukeboxLoss="it is of spectra; no term has a Fourier transform")
+WRAPPED = "it is a sum of another loss over several outputs: import that, and add as many"
+refuses("monai", f"{PACKAGE}.ds_loss", DeepSupervisionLoss=WRAPPED)
+refuses("monai", f"{PACKAGE}.multi_scale", MultiScaleLoss=WRAPPED)
 refuses("monai", f"{PACKAGE}.nacl_loss", NACLLoss=OTHER)
 refuses("monai", f"{PACKAGE}.hausdorff_loss", HausdorffDTLoss=OTHER, LogHausdorffDTLoss=OTHER)

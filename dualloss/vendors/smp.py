@@ -28,6 +28,7 @@ def importer(name: str, module: str, *terms: type[Term], holds: str, notes: tupl
 
 
 MODES = 'class indices (B, *spatial) for mode="multiclass"; targets of the input\'s shape for "binary" and "multilabel"'
+NOT_NEGATIVE = "targets and probabilities >= 0"
 MASK_OF_DENSE = (
     "it would leave out elements of a dense target; a spec leaves out positions by the label of class indices. Give "
     "the call a boolean mask as sample weight"
@@ -96,13 +97,13 @@ def region(loss: Given) -> Options:
     }
 
 
-@importer("DiceLoss", "dice", Tversky, holds=MODES, notes=REGION_NOTES)
+@importer("DiceLoss", "dice", Tversky, holds=f"{MODES}; {NOT_NEGATIVE}", notes=REGION_NOTES)
 def dice(loss: Given) -> Spec:
     """Tversky with alpha = beta = 0.5, hence smoothing that counts double against Dice's."""
     return Tversky(alpha=0.5, beta=0.5, **region(loss))
 
 
-@importer("JaccardLoss", "jaccard", Jaccard, holds=MODES, notes=REGION_NOTES)
+@importer("JaccardLoss", "jaccard", Jaccard, holds=f"{MODES}; {NOT_NEGATIVE}", notes=REGION_NOTES)
 def jaccard(loss: Given) -> Spec:
     """Jaccard."""
     return Jaccard(**region(loss))
@@ -113,7 +114,7 @@ def jaccard(loss: Given) -> Spec:
     "tversky",
     Tversky,
     FocalTversky,
-    holds=MODES,
+    holds=f"{MODES}; {NOT_NEGATIVE}",
     notes=(*REGION_NOTES, "gamma < 1, where the loss is 0: the gradient is NaN there, 0 here."),
 )
 def tversky(loss: Given) -> Spec:
@@ -128,8 +129,8 @@ def tversky(loss: Given) -> Spec:
     "LovaszLoss",
     "lovasz",
     Lovasz,
-    holds='class indices and at least two spatial axes for mode="multiclass"; targets of 0 and 1 for "binary"; '
-    "errors that are all different",
+    holds='class indices and at least two spatial axes for mode="multiclass"; one channel and targets of 0 and 1 for '
+    '"binary"; errors that are all different',
     notes=(
         "Errors that tie: the gradient depends on an unstable sort there, on their positions here.",
         'mode="multiclass", everything ignored: an empty tensor of shape (0, C) there, 0 here.',
@@ -165,7 +166,10 @@ def lovasz(loss: Given) -> Spec:
 )
 def focal(loss: Given) -> Spec:
     """One class against the rest; the mean over classes of means over positions."""
-    keywords = loss["focal_loss_fn"].keywords
+    function = loss["focal_loss_fn"]
+    keywords = getattr(function, "keywords", None)
+    if keywords is None or getattr(function.func, "__name__", "") != "focal_loss_with_logits":
+        loss.refuse("focal_loss_fn", "expected the function that the constructor sets")
     loss = Given(
         loss.label,
         loss.vendor,
@@ -183,6 +187,8 @@ def focal(loss: Given) -> Spec:
         alpha=loss["alpha"],
         class_weights=class_weights(loss),
         ignore_index=ignored(loss),
+        # "binary" adds all elements, "multilabel" and "multiclass" take the mean of the classes' sums.
+        channels="sum" if (loss["mode"], loss["reduction"]) == ("binary", "sum") else "mean",
         **inputs,
         **reduction(loss, "valid"),
     )

@@ -67,6 +67,7 @@ ALL_ZERO = (
     holds='inputs of shape (B, C, *spatial); class indices, or with targets="probabilities" dense targets',
     notes=(
         ALL_ZERO,
+        "-inf at a label of weight 0: the value is NaN there; here it counts nothing.",
         "NaN logits at an ignored position: that position's gradient is NaN there, 0 here.",
         "A logit of -inf beside a dense target of 0: the value is NaN there; here the class counts nothing.",
         "Labels out of range are an IndexError there, a ValueError here.",
@@ -227,6 +228,11 @@ refuses(
     MultiMarginLoss="no term adds the margins of all wrong classes; CategoricalHinge has that of the best one",
     SoftMarginLoss="its targets are -1 and 1: BinaryCrossEntropy of the targets (t + 1) / 2 is the same loss",
     NLLLoss2d="deprecated; give an NLLLoss",
+)
+refuses(
+    "torch",
+    "torch.nn.modules.adaptive",
+    AdaptiveLogSoftmaxWithLoss="it has weights of its own, of clusters of classes; a spec holds no arrays",
 )
 
 

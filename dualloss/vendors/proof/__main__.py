@@ -103,7 +103,9 @@ def run(case: Case) -> Result:
         "vendor_float32_ulp": errors(single, double),
     }
     equal = True
-    for numerics, bound in zip(NUMERICS, (case.loss.native, case.loss.exact), strict=True):
+    # Native numerics are float32, as the library's: they need not be nearer to its float64 than it is itself.
+    native = max(case.loss.native, *result["vendor_float32_ulp"])
+    for numerics, bound in zip(NUMERICS, (native, case.loss.exact), strict=True):
         found = errors(ours(case, spec, numerics), double, single)
         result[f"{numerics}_ulp"] = found
         equal &= max(found) <= bound
