@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def signed_distances(target: Any, classes: int, valid: Any = None) -> Any:
+def signed_distances(target: Any, classes: int, valid: Any = None, *, channel_axis: int = -1) -> Any:
     """For every sample, position and class the Euclidean distance to the nearest position of the other side.
 
     Outside the class it is the distance to the nearest position inside, inside the class 1 minus the distance to the
@@ -16,9 +16,11 @@ def signed_distances(target: Any, classes: int, valid: Any = None) -> Any:
             an element above 0.5 is inside. 1 to 3 spatial axes. A label that is no class is outside of every class.
         classes: the number of classes.
         valid: booleans, (B, *spatial), or None. What is not valid is outside.
+        channel_axis: the axis of the classes in the result and in a dense target: -1 (default) for Keras, 1 for
+            PyTorch.
 
     Returns:
-        A float32 NumPy array, (B, *spatial, classes).
+        A float32 NumPy array, (B, *spatial, classes), or with the classes on ``channel_axis``.
 
     Raises:
         ImportError: where SciPy is missing.
@@ -29,19 +31,27 @@ def signed_distances(target: Any, classes: int, valid: Any = None) -> Any:
 
     transform = _transform()
     given = np.asarray(target)
-    if given.dtype.kind in "iu":
-        if not 2 <= given.ndim <= 4:
-            raise ValueError(f"target has shape {given.shape}, expected a batch axis and 1 to 3 spatial axes")
-        inside = given[..., None] == np.arange(classes)
-    elif given.dtype.kind in "bf":
-        if not 3 <= given.ndim <= 5 or given.shape[-1] != classes:
-            raise ValueError(
-                f"target has shape {given.shape} and dtype {given.dtype}, that of dense targets, expected a batch "
-                f"axis, 1 to 3 spatial axes and {classes} classes; or integer class indices"
-            )
-        inside = given > 0.5
-    else:
+    labels = given.dtype.kind in "iu"
+    if not labels and given.dtype.kind not in "bf":
         raise TypeError(f"target has dtype {given.dtype}, expected integer class indices, floats or booleans")
+    axes = given.ndim + labels
+    if not 3 <= axes <= 5:
+        what = "" if labels else f" and dtype {given.dtype}, that of dense targets"
+        classes_too = "" if labels else f" and {classes} classes; or integer class indices"
+        raise ValueError(
+            f"target has shape {given.shape}{what}, expected a batch axis and 1 to 3 spatial axes{classes_too}"
+        )
+    if type(channel_axis) is not int or not -axes < channel_axis < axes or channel_axis == 0:
+        raise ValueError(f"channel_axis is {channel_axis!r}, expected an axis of {axes} that is not the batch axis")
+    if labels:
+        inside = given[..., None] == np.arange(classes)
+    else:
+        if given.shape[channel_axis] != classes:
+            raise ValueError(
+                f"target has shape {given.shape} and dtype {given.dtype}, that of dense targets, expected {classes} "
+                f"classes on axis {channel_axis}; or integer class indices"
+            )
+        inside = np.moveaxis(given, channel_axis, -1) > 0.5
     if valid is not None:
         allowed = np.asarray(valid)
         if allowed.dtype.kind != "b":
@@ -55,7 +65,7 @@ def signed_distances(target: Any, classes: int, valid: Any = None) -> Any:
             region = inside[sample, ..., c]
             if region.any() and not region.all():
                 result[sample, ..., c] = np.where(region, 1.0 - transform(region), transform(~region))
-    return result
+    return np.ascontiguousarray(np.moveaxis(result, -1, channel_axis))
 
 
 def _transform() -> Any:

@@ -10,8 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualloss import TOTAL_LOSS, BinaryCrossEntropy, Boundary, CrossEntropy, Huber, MeanSquaredError
+from dualloss import (
+    SSIM,
+    TOTAL_LOSS,
+    BinaryCrossEntropy,
+    Boundary,
+    CrossEntropy,
+    DistanceMap,
+    Huber,
+    KLDivergence,
+    MeanSquaredError,
+)
 from dualloss.exact import loss_and_gradient
+from dualloss.oracle import evaluate, scaled_ulp_error, ulp_error
 
 SameBits = Callable[[Any, Any], None]
 
@@ -98,6 +109,34 @@ def test_upstream_of_a_map_selects_positions(total: Any) -> None:
     assert (found.gradient[reached] != 0).all()
 
 
+def test_a_map_takes_a_scalar_upstream(total: Any, same_bits: SameBits) -> None:
+    whole = loss_and_gradient(TOTAL_LOSS, total.x, total.target, reduction="none", upstream=2)
+    full = np.full(total.target.shape, 2, np.float32)
+    same_bits(
+        whole.gradient, loss_and_gradient(TOTAL_LOSS, total.x, total.target, reduction="none", upstream=full).gradient
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint64", "int8", "int16"])
+def test_labels_of_any_integer_dtype(dtype: str, total: Any, same_bits: SameBits) -> None:
+    wanted = loss_and_gradient(TOTAL_LOSS, total.x, total.target)
+    found = loss_and_gradient(TOTAL_LOSS, total.x, total.target.astype(dtype))
+    same_bits(found.gradient, wanted.gradient)
+
+
+@pytest.mark.parametrize("classes", [3, 1000])
+@pytest.mark.parametrize("away", [1e-2, 1e-4, 1e-6])
+def test_a_divergence_next_to_its_target_does_not_cancel(classes: int, away: float) -> None:
+    """The loss is of the size of the square of the distance, far below the terms of the sum that defines it."""
+    rng = np.random.default_rng(classes)
+    t = rng.dirichlet(np.full(classes, 2.0), 64).astype(np.float32)
+    x = (np.log(t.astype(np.float64)) + away * rng.normal(size=t.shape)).astype(np.float32)
+    spec = KLDivergence()
+    found, true = loss_and_gradient(spec, x, t), evaluate(spec, x, t)
+    assert float(ulp_error(found.loss, true.loss)) <= 1
+    assert scaled_ulp_error(found.gradient, true.gradient) <= 4
+
+
 def test_label_out_of_range_without_a_check_is_nan(total: Any) -> None:
     labels = total.target.copy()
     labels[0, 1, 1] = -1
@@ -164,6 +203,7 @@ def test_everything_ignored_or_nothing_there_is_zero(reduction: str) -> None:
 
 X = np.zeros((2, 4, 3), np.float32)
 Y = np.zeros((2, 4), np.int64)
+DISTANCES = DistanceMap(target="distances")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +226,29 @@ Y = np.zeros((2, 4), np.int64)
         (TOTAL_LOSS, (X, Y), {"channel_axis": 0}, ValueError, "channel_axis is 0, expected an axis"),
         (TOTAL_LOSS, (X, Y), {"channel_axis": 3}, ValueError, "channel_axis is 3, expected an axis"),
         (TOTAL_LOSS, (X, Y), {"reduction": "avg"}, ValueError, "reduction is 'avg', expected one of"),
+        (TOTAL_LOSS, (X, Y, np.ones((2, 1), np.float32)), {}, ValueError, r"sample_weight has shape \(2, 1\)"),
+        (
+            TOTAL_LOSS,
+            (X, Y.astype(np.uint64) + np.uint64(2**63)),
+            {},
+            ValueError,
+            "target has label 9223372036854775807 at position",
+        ),
+        (SSIM(window=5), (X, X), {}, ValueError, "4 positions along axis 1, expected at least 5 for SSIM"),
+        (DISTANCES, (X, Y), {}, ValueError, "target"),
+        (DISTANCES + CrossEntropy(), (X, X), {}, ValueError, "expected a loss of each, added"),
+        (DISTANCES + CrossEntropy(ignore_index=1), (X, X), {}, ValueError, "takes no class indices"),
+        (TOTAL_LOSS, (X, Y), {"upstream": np.ones(2)}, ValueError, r"upstream has shape \(2,\), expected a scalar"),
+        (TOTAL_LOSS, (X, Y), {"totals": np.zeros((1, 2, 12), np.int64)}, ValueError, "totals has shape"),
+        (TOTAL_LOSS, (X, Y), {"totals": np.zeros((2, 2, 12))}, TypeError, "totals has dtype float64"),
         ("total", (X, Y), {}, TypeError, "spec is str, expected a loss spec"),
+        (
+            CrossEntropy,
+            (X, Y),
+            {},
+            TypeError,
+            r"spec is the class CrossEntropy, expected an instance: CrossEntropy\(\)",
+        ),
     ],
 )
 def test_error(spec: Any, args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -195,7 +195,7 @@ def test_what_is_no_spec_is_a_type_error() -> None:
     for export in (dl.to_torch, dl.to_keras):
         for given in (None, 3, "mse"):
             with pytest.raises(TypeError, match=f"spec is {type(given).__name__}, expected a loss spec"):
-                export(given)
+                export(given)  # type: ignore[arg-type]
 
 
 def test_what_is_no_loss_is_a_type_error(nn: Any) -> None:

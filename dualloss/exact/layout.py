@@ -55,8 +55,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_options(spec: object, reduction: str, numerics: str, channel_axis: object) -> None:
     """Check what a Loss is made from."""
+    if isinstance(spec, type) and issubclass(spec, Spec):
+        raise TypeError(f"spec is the class {spec.__name__}, expected an instance: {spec.__name__}()")
     if not isinstance(spec, Spec):
-        raise TypeError(f"spec is {type(spec).__name__}, expected a loss spec such as dualloss.TOTAL_LOSS")
+        raise TypeError(
+            f"spec is {type(spec).__name__}, expected a loss spec such as dualloss.TOTAL_LOSS; dualloss.from_torch and "
+            "dualloss.from_keras make one of another library's loss"
+        )
     check_choice("reduction", reduction, REDUCTIONS)
     for _, term in spec.parts:
         name = type(term).__name__
@@ -73,6 +78,11 @@ def check_options(spec: object, reduction: str, numerics: str, channel_axis: obj
             raise ValueError(
                 f"spec has ignore_index={spec.ignore_index}, a class index, and {name}, which takes no class indices, "
                 "expected a spec without ignore_index and a boolean mask as sample weight"
+            )
+        if term.needs_dense and (others := [type(t).__name__ for _, t in spec.parts if not t.needs_dense]):
+            raise ValueError(
+                f"spec has {term}, whose target holds distances, and {others[0]}, whose target does not, expected a "
+                "loss of each, added: loss(x, y) + 0.1 * other(x, distances)"
             )
     check_choice("numerics", numerics, NUMERICS)
     if not isinstance(channel_axis, int) or isinstance(channel_axis, bool):
@@ -167,10 +177,18 @@ def lay_out(
             expected += f" or {_show(positions)}" if len(positions) > 1 else ""
             raise ValueError(
                 f"{names.weight} has shape {_show(given_weight)}, expected {expected} for {names.input} {_show(given)}"
+                f"{_hint(given_weight, given, positions)}"
             )
     layout = Layout(len(shape), axis, channels, labels, per_sample)
     for _, term in spec.parts:
         term.check_layout(channels=channels, spatial=len(layout.spatial))
+        for a in layout.spatial:
+            length = shape[a]
+            if length is not None and length < term.least_length:
+                raise ValueError(
+                    f"{names.input} has shape {_show(given)}, {length} positions along axis {a}, expected at least "
+                    f"{term.least_length} for {term}"
+                )
     return layout
 
 

@@ -417,6 +417,7 @@ def configs() -> list[Config]:
                     f"{name}/{target}-{weight}-{reduction}-{dtype}",
                     _group(name, spec),
                     spec,
+                    shape=_LARGER if any(term.least_length > 4 for _, term in spec.parts) else Config.shape,
                     dtype=dtype,
                     target=target,
                     weight=weight,
@@ -446,6 +447,9 @@ def configs() -> list[Config]:
         result.append(Config(name, "kl_divergence", KLDivergence(), (2, 4, 5, 4), target="even", reduction=reduction))
     return result
 
+
+_LARGER = (2, 6, 7, 3)
+"""For windows that the usual shape has no room for."""
 
 _COMPILED = (0, 3, 4, 8)
 """Rows of the calls that compiled engines run, one a spec in turn: all with labels, which every spec takes."""
@@ -477,6 +481,8 @@ def _takes(spec: Spec, shape: tuple[int, ...]) -> bool:
     try:
         for _, term in _for_classes(spec, shape).parts:
             term.check_layout(channels=shape[-1] if len(shape) > 1 else 1, spatial=spatial)
+            if min(shape[1:-1], default=0) < term.least_length:
+                return False
             if len(shape) == 1 and (term.needs_channels or getattr(term, "pos_weight", None) is not None):
                 return False
     except ValueError:

@@ -67,18 +67,28 @@ class Spec(ABC):
 
     def __add__(self, other: object) -> Spec:
         """The sum of two specs."""
+        if isinstance(other, int | float | Schedule):
+            raise TypeError(f"({self}) + {other}, expected a spec, or a number or schedule times one")
         if not isinstance(other, Spec):
             return NotImplemented
         return _spec(self.parts + other.parts)
 
     def __radd__(self, other: object) -> Spec:
         """`0 + spec`, which is what `sum()` starts with."""
-        if type(other) not in (int, float) or other != 0:
-            return NotImplemented
-        return self
+        if type(other) in (int, float) and other == 0:
+            return self
+        if isinstance(other, int | float | Schedule):
+            raise TypeError(f"{other} + ({self}), expected a spec, or a number or schedule times one")
+        return NotImplemented
+
+    def __sub__(self, other: object) -> Spec:
+        """Refused: the way to say it is a negative weight."""
+        raise TypeError(f"({self}) - ({other}), expected a sum: a + -1 * b has the weight -1")
 
     def __mul__(self, factor: Any) -> Spec:
         """The spec with every weight multiplied by a number, or by a schedule."""
+        if isinstance(factor, Spec):
+            raise TypeError(f"({factor}) times ({self}), expected a number or a schedule; + adds terms")
         return _spec(tuple((scaled(factor, weight), term) for weight, term in self.parts))
 
     __rmul__ = __mul__
@@ -165,8 +175,13 @@ class Term(Spec):
 
     @property
     def needs_dense(self) -> bool:
-        """Whether the target cannot be class indices."""
+        """Whether the target cannot be class indices, but holds something else, of use to no other term."""
         return False
+
+    @property
+    def least_length(self) -> int:
+        """How many positions each spatial axis must have."""
+        return 0
 
     def count_sums(self, channels: int) -> int:
         """How many sums the exact numerics keep of it: of most terms the values' and the normaliser."""
@@ -267,6 +282,19 @@ TERMS: Mapping[str, type[Term]] = MappingProxyType(_TERMS)
 AnyTerm = TypeVar("AnyTerm", bound=Term)
 
 
+_ELSEWHERE = {
+    "weight": "of classes: class_weights; of the term: a factor, 0.5 * term",
+    "from_logits": 'inputs="logits" or "probabilities"; of regions: activation',
+    "smooth_factor": "label_smoothing",
+    "ignore_class": "ignore_index",
+    "reduction": "of the Loss: Loss(spec, reduction=...); what a mean divides by: normalizer",
+    "sigmoid": 'activation="sigmoid"',
+    "softmax": 'activation="softmax"',
+    "mode": "activation and per_class say it",
+}
+"""What an option of other libraries is called here."""
+
+
 def register(term: type[AnyTerm]) -> type[AnyTerm]:
     """Class decorator: make a term known by its class name, which is its name in JSON."""
     name = term.__name__
@@ -279,6 +307,11 @@ def register(term: type[AnyTerm]) -> type[AnyTerm]:
 
     @functools.wraps(made)
     def init(self: Term, *, like: str | None = None, **options: Any) -> None:
+        known = [f.name for f in fields(term)]
+        if unknown := [key for key in options if key not in known]:
+            hint = f" ({_ELSEWHERE[unknown[0]]})" if unknown[0] in _ELSEWHERE else ""
+            expected = f"one of {', '.join(known)}" if known else "none"
+            raise TypeError(f"{name} has no option {unknown[0]!r}{hint}, expected {expected}")
         made(self, **(options if like is None else preset(type(self), like, options)))
 
     term.__init__ = init  # type: ignore[method-assign]

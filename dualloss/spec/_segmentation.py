@@ -73,7 +73,8 @@ class DistanceMap(PerChannel):
     distance to the nearest position outside it, plus 1; outside it the distance to the nearest position inside. A
     class without positions, or with all, has D = 0. For class indices and one-hot targets (an element above 0.5 is
     inside) the distances of each sample are computed on the host with SciPy's exact Euclidean transform, rounded to
-    float32; with `target="distances"` the dense target holds them. Ignored and masked positions count as outside.
+    float32; with `target="distances"` the dense target holds them, so that other terms of the same sum have no target:
+    add that loss to theirs. Ignored and masked positions count as outside.
 
     Options:
         activation: "softmax" over the channels (default), "sigmoid", or "none".
@@ -119,7 +120,8 @@ class SSIM(PerChannel):
         c1 = (0.01 * data_range)**2,   c2 = (0.03 * data_range)**2
         sx2 = mean of x**2 - mx**2, st2 and sxt likewise
 
-    The positions that count are those whose window lies inside the image, and has no invalid position in it.
+    The positions that count are those whose window lies inside the image, and has no invalid position in it; so an
+    image has at least `window` positions along each axis.
 
     Options:
         data_range: the difference between the largest and the smallest possible value, from 1.1e-17 to 6e20, where
@@ -144,6 +146,11 @@ class SSIM(PerChannel):
         if not 1.1e-17 <= self.data_range <= 6e20:
             raise ValueError(f"data_range={self.data_range!r}, expected a number from 1.1e-17 to 6e20")
 
+    @property
+    def least_length(self) -> int:
+        """One window's."""
+        return self.window
+
     def check_layout(self, *, channels: int, spatial: int) -> None:
         """A window needs axes to lie along."""
         check_spatial("SSIM", spatial)
@@ -159,7 +166,7 @@ class TotalVariation(PerChannel):
         V = mean over c of  sum over k of  |x[c, i + 1 along k] - x[c, i]|
 
     The difference is 0 on the far edge, and where one of the two positions is not valid. The target says nothing
-    here, but for the positions to ignore.
+    here, but for the positions to ignore; give any that fits the input.
 
     Options: `normalizer`, `empty`, `channels`, as of all such terms; with `normalizer="batch"` and `channels="sum"`
     the mean is that of `tf.image.total_variation` over the samples.
