@@ -29,8 +29,9 @@ HEAD = """\
 Written by `nox -s terms` from the registry, the importers and [accuracy.json](accuracy.md); do not edit. Bit by bit
 the terms are defined in [numerics.md](numerics.md). Every term works in PyTorch, TensorFlow and NumPy, exact and
 native. Errors are the largest measured, in float32 ulp: of the mean, and of the gradient relative to its largest
-element ([how](accuracy.md)). Where a native error is in the millions, the loss itself is nearly nothing: the frameworks'
-float32 log-softmax loses a confident cross-entropy (a loss below about 1e-7), and so does Focal. The last column says where the gradient is zero, or undefined by the formula and set.
+element ([how](accuracy.md)). Where a native error is in the millions, the loss itself is nearly nothing: the
+frameworks' float32 log-softmax loses a confident cross-entropy (a loss below about 1e-7), and Focal with it. The last
+column says where the gradient is zero, or undefined by the formula and set.
 
 """
 
