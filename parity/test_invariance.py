@@ -137,7 +137,7 @@ def test_the_order_of_channels(name: str) -> None:
     show.
     """
     channels = 40
-    config = cases.Config(f"channels {name}", name, _spread(SPECS[name], channels), shape=(2, 4, 5, channels))
+    config = cases.Config(f"channels {name}", name, _spread(SPECS[name], channels), shape=(2, 6, 5, channels))
     case = cases.make(config, "scale_1" if "scale_1" in cases.families(config.spec) else "probabilities")
     order = permutation(channels)
     back = np.argsort(order)
