@@ -30,8 +30,8 @@ HAS_CPU_BUILD = platform.machine().lower() in ("x86_64", "amd64") and platform.s
 TENSORFLOW = ("tensorflow-cpu" if HAS_CPU_BUILD else "tensorflow", "keras")
 FRAMEWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "none": ("", ()),
-    "torch": ("[torch,cli]", ()),
-    "tf": ("[cli]", TENSORFLOW),
+    "torch": ("[torch,cli,fast]", ()),
+    "tf": ("[cli,fast]", TENSORFLOW),
 }
 """What a user of each framework installs: the extra of the wheel, and packages beside it."""
 
@@ -54,7 +54,7 @@ def run(session: nox.Session, program: str, *arguments: str, variables: dict[str
 def env(session: nox.Session) -> None:
     """Bring the environment of the other sessions up to date."""
     install(session, "hatchling")
-    install(session, "--no-build-isolation", ".[torch,cli,dev]", *TENSORFLOW)
+    install(session, "--no-build-isolation", ".[torch,cli,fast,dev]", *TENSORFLOW)
 
 
 @nox.session(venv_backend="none", requires=["env"])

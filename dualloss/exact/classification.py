@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..spec import CategoricalHinge, CrossEntropy, Focal, KLDivergence, NegativeLogLikelihood, Poisson
 from . import functions, sums
 from .constants import float32
-from .ops import Array
+from .ops import Array, Ops
 from .probabilities import NAN, Classes, Clipped, constants, nan_in_either, smoothed, unless_empty
 from .terms import Inputs, Result, Softmax, implements, over_channels, per_channel, scaled, through_softmax
 
@@ -23,7 +23,7 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
 
         def slope() -> Array:
             mass = sums.channel_sum(ops, [u], axis)
-            return functions.times(ops, soft.p, mass - u) - functions.times(ops, u, soft.rest)
+            return functions.times(ops, soft.p, mass - u) - nothing_of_nothing(ops, u, soft.rest)
 
     else:
         given = Classes.of(inputs, term.clip, term.renormalize)
@@ -39,6 +39,14 @@ def cross_entropy(term: CrossEntropy, inputs: Inputs) -> Result:
     value = functions.chop(ops, sums.channel_sum(ops, [unless_empty(ops, u, losses)], axis))
     value = ops.where(bad, NAN, value)
     return Result(value, inputs.valid, 1.0, lambda c: scaled(ops, c, slope()), weights)
+
+
+def nothing_of_nothing(ops: Ops, amount: Array, rest: Array) -> Array:
+    """``amount ⊗ rest``, written so that kernels need not compute ``rest`` where the amount is 0.
+
+    Beside ``p ⊗ (...)`` that changes no bit: where the one is NaN so is the other, and else the product is 0.
+    """
+    return ops.where(amount == 0.0, 0.0, functions.times(ops, amount, rest))
 
 
 @implements(NegativeLogLikelihood)
@@ -101,7 +109,7 @@ def focal(term: Focal, inputs: Inputs) -> Result:
             e = functions.times(ops, amount, functions.times(ops, p, pull()) + factor)
             e = ops.where(empty, 0.0, e)
             mass = sums.channel_sum(ops, [e], axis)
-            return scaled(ops, c, functions.times(ops, p, mass - e) - functions.times(ops, e, rest))
+            return scaled(ops, c, functions.times(ops, p, mass - e) - nothing_of_nothing(ops, e, rest))
         h = functions.times(ops, amount, pull() + functions.chop(ops, factor / p))
         h = ops.where(empty, 0.0, h)
         if given is not None:

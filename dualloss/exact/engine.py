@@ -43,18 +43,26 @@ class Evaluation:
 
 
 def targets(
-    ops: Ops, target: Array, labels: bool, channels: int, axis: int, ignore_index: int | None, mask: Array | None
+    ops: Ops,
+    target: Array,
+    labels: bool,
+    channels: int,
+    axis: int,
+    ignore_index: int | None,
+    mask: Array | None,
+    trusted: bool = False,
 ) -> tuple[Array, Array | None]:
     """The dense target and the valid positions.
 
-    ``target`` is dense, or int64 labels per position; ``mask`` per position, boolean.
+    ``target`` is dense, or int64 labels per position; ``mask`` per position, boolean. ``trusted`` says that the labels
+    of valid positions are known to be classes.
     """
     if not labels:
         t, valid = functions.load(ops, target), mask
     else:
         t = ops.where(target == ops.iota(channels, target, axis), 1.0, 0.0)
-        known = ops.both(target >= 0, target < channels)
-        t = ops.where(known, t, float("nan"))
+        if not trusted:
+            t = ops.where(ops.both(target >= 0, target < channels), t, float("nan"))
         valid = mask
         if ignore_index is not None:
             here = ops.invert(target == ignore_index)
@@ -95,7 +103,7 @@ def evaluate(
     """
     w = _weights(spec, weights)
     found = [terms.evaluate(term, inputs) for _, term in spec.parts]
-    values = [_weighted(ops, result, inputs.weight) if isinstance(result, Result) else None for result in found]
+    values = [weighted(ops, result, inputs.weight) if isinstance(result, Result) else None for result in found]
     states = _states(ops, spec, inputs, values, found)
     own = sums.to_float(ops, states)
     whole = own if totals is None else sums.to_float(ops, totals)
@@ -116,20 +124,22 @@ def evaluate(
             if isinstance(result, Totals):
                 parts.append(result.gradient(whole[k], w[k] + ops.zeros_like(own[0, 0]), reduction))
             else:
-                scale = _scale(ops, term, whole[k], reduction)
-                c = _coefficient(ops, w[k], scale, result, [f for f in (inputs.weight, upstream) if f is not None])
+                by = scale(ops, term, whole[k, 1], reduction)
+                c = coefficient(ops, w[k], by, result, [f for f in (inputs.weight, upstream) if f is not None])
                 parts.append(result.gradient(c))
-        g = _sum(ops, parts, scheduled) if parts else ops.zeros_like(inputs.x)
+        g = summed(ops, parts, scheduled) if parts else ops.zeros_like(inputs.x)
         return ops.store(ops.float32(g), "float32")
 
     return Evaluation(loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32"), states, gradient)
 
 
-def from_sums(ops: Ops, spec: Spec, states: Array, reduction: str, weights: Array | None = None) -> tuple[Array, Array]:
-    """Loss and terms, as :class:`Evaluation` gives them, from (added) sums."""
+def from_sums(
+    ops: Ops, spec: Spec, states: Array, reduction: str, weights: Array | None = None, totals: Array | None = None
+) -> tuple[Array, Array]:
+    """Loss and terms, as :class:`Evaluation` gives them, from (added) sums; ``totals`` are those of the whole batch."""
     w = _weights(spec, weights)
-    totals = sums.to_float(ops, states)
-    reduced = _reduced(ops, spec, totals, totals, reduction)
+    own = sums.to_float(ops, states)
+    reduced = _reduced(ops, spec, own, own if totals is None else sums.to_float(ops, totals), reduction)
     loss = ops.store(_combined(ops, w, reduced), "float32")
     return loss, ops.store(ops.float32(ops.stack(reduced, 0)), "float32")
 
@@ -140,19 +150,20 @@ def backward(ops: Ops, upstream: Array | None, gradient: Array, dtype: str) -> A
     return functions.to_dtype(ops, g if upstream is None else functions.load(ops, upstream) * g, dtype)
 
 
-def _weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
+def weighted(ops: Ops, result: Result, weight: Array | None) -> Array:
+    """A term's values with the sample weights, 0 where nothing counts."""
     value = result.value
     if weight is not None:
         value = ops.where(weight == 0.0, 0.0, functions.times(ops, weight, value))
     return value if result.counts is None else ops.where(result.counts, value, 0.0)
 
 
-def _coefficient(ops: Ops, weight: Any, scale: Array, result: Result, factors: Sequence[Array]) -> Array:
+def coefficient(ops: Ops, weight: Any, by: Array, result: Result, factors: Sequence[Array]) -> Array:
     """What a term's gradient is multiplied by: a scalar, or one number per position."""
     share = result.share
     # One product in the graph for a constant weight: compilers regroup two, but not across a chop.
     w = chop(weight * share) if isinstance(weight, float) else functions.times(ops, weight, share)
-    c = ops.float32(scale * w)
+    c = ops.float32(by * w)
     if factors:
         for factor in factors:
             c = c * factor
@@ -175,22 +186,22 @@ def _states(
         if isinstance(result, Totals):
             continue
         rows.append(value)
-        size = _size(ops, term, inputs, result)
-        if isinstance(size, tuple):
-            counted[len(places)] = sums.count_state(ops, ops.count(ops.stack([size[0]], 0)))[0]
+        amount = size(ops, term, inputs, result)
+        if isinstance(amount, tuple):
+            counted[len(places)] = sums.count_state(ops, ops.count(ops.stack([amount[0]], 0)))[0]
             places.append((len(rows) - 1, None))
         else:
-            rows.append(size)
+            rows.append(amount)
             places.append((len(rows) - 2, len(rows) - 1))
     stacked: Any = sums.state(ops, ops.stack(rows, 0)) if rows else None
     pairs = iter(
         [ops.stack([stacked[v], counted[i] if n is None else stacked[n]], 0) for i, (v, n) in enumerate(places)]
     )
     states = [sums.state(ops, result.rows) if isinstance(result, Totals) else next(pairs) for result in found]
-    return ops.stack(_padded(ops, states), 0)
+    return ops.stack(padded(ops, states), 0)
 
 
-def _padded(ops: Ops, states: Sequence[Array]) -> list[Array]:
+def padded(ops: Ops, states: Sequence[Array]) -> list[Array]:
     """Arrays (M_k, STATE) brought to one length with zeros."""
     longest = max(state.shape[0] for state in states)
     result = []
@@ -201,14 +212,14 @@ def _padded(ops: Ops, states: Sequence[Array]) -> list[Array]:
     return result
 
 
-def _size(ops: Ops, term: Term, inputs: Inputs, result: Result) -> Array | tuple[Array]:
+def size(ops: Ops, term: Term, inputs: Inputs, result: Result) -> Array | tuple[Array]:
     """What a mean divides by: numbers to sum, or in a tuple a condition to count."""
     name = term.normalizer if isinstance(term, PerPosition) else "valid"
     everywhere = ops.zeros_like(result.value) < 1.0
     if name == "weights" and result.weights is not None:
-        size: Array = result.weights
+        amount: Array = result.weights
     elif name == "sample_weights" and inputs.weight is not None:
-        size = inputs.weight + ops.zeros_like(result.value)
+        amount = inputs.weight + ops.zeros_like(result.value)
     elif name == "one":
         return (ops.invert(everywhere),)
     elif name == "elements":
@@ -220,15 +231,15 @@ def _size(ops: Ops, term: Term, inputs: Inputs, result: Result) -> Array | tuple
         return (first,)
     else:
         return (everywhere if result.counts is None else result.counts,)
-    return size if result.counts is None else ops.where(result.counts, size, 0.0)
+    return amount if result.counts is None else ops.where(result.counts, amount, 0.0)
 
 
-def _scale(ops: Ops, term: Term, totals: Array, reduction: str) -> Array:
-    """What a term's sum is multiplied by, from its two sums."""
-    one = ops.ones_like(totals[1])
+def scale(ops: Ops, term: Term, amount: Array, reduction: str) -> Array:
+    """What a term's sum is multiplied by, from what its mean divides by."""
+    one = ops.ones_like(amount)
     if reduction != "mean" or (isinstance(term, PerPosition) and term.normalizer == "one"):
         return one
-    return ops.where(totals[1] == 0.0, 0.0, one / totals[1])
+    return ops.where(amount == 0.0, 0.0, one / amount)
 
 
 def _reduced(ops: Ops, spec: Spec, own: Array, whole: Array, reduction: str) -> list[Array]:
@@ -238,7 +249,7 @@ def _reduced(ops: Ops, spec: Spec, own: Array, whole: Array, reduction: str) -> 
         if not term.has_map:
             result.append(terms.value_of_sums(ops, term, whole[k], reduction))
             continue
-        value = own[k, 0] * _scale(ops, term, whole[k], reduction)
+        value = own[k, 0] * scale(ops, term, whole[k, 1], reduction)
         if reduction == "mean" and isinstance(term, PerPosition) and term.empty == "nan" and term.normalizer != "one":
             value = ops.where(whole[k, 1] == 0.0, float("nan"), value)
         result.append(value)
@@ -251,10 +262,10 @@ def _combined(ops: Ops, weights: Sequence[Any], values: Sequence[Array]) -> Arra
         if not isinstance(w, float) or w != 0.0:
             parts.append(functions.times(ops, value, w))
             scheduled.append(None if isinstance(w, float) else w)
-    return ops.float32(_sum(ops, parts, scheduled)) if parts else ops.zeros_like(values[0])
+    return ops.float32(summed(ops, parts, scheduled)) if parts else ops.zeros_like(values[0])
 
 
-def _sum(ops: Ops, parts: Sequence[Array], scheduled: Sequence[Array | None]) -> Array:
+def summed(ops: Ops, parts: Sequence[Array], scheduled: Sequence[Array | None]) -> Array:
     """Left to right, chopped after every addition: no compiler regroups across that.
 
     ``scheduled`` holds the weights that are known only when this runs: a part whose weight is 0 is left out, also of

@@ -141,10 +141,9 @@ def _value(ops: Ops, term: Region, totals: Array, reduction: str) -> Array:
     return _power(ops, value, k.gamma)[0] if k.of_mean else value
 
 
-def region(term: Region, inputs: Inputs) -> Totals:
-    """A ratio of sums, for each group."""
-    ops, axis = inputs.ops, inputs.axis
-    t = inputs.t
+def elements(term: Region, inputs: Inputs) -> tuple[list[Array], Array]:
+    """What the four sums of a group add up, for each element; and ``p - t``."""
+    ops, t = inputs.ops, inputs.t
     p, rest = _probabilities(inputs, term.activation)
     u = functions.chop(ops, ops.where(p > rest, (1.0 - t) - rest, p - t))
     parts = [*_overlaps(ops, term, p, rest, t, u), t]
@@ -152,11 +151,57 @@ def region(term: Region, inputs: Inputs) -> Totals:
         parts = [_weighted(ops, inputs.weight, part) for part in parts]
     if inputs.valid is not None:
         parts = [ops.where(inputs.valid, part, 0.0) for part in parts]
-    counted = inputs.per_channel(_chosen(term, inputs.channels)) > 0.0
     if not term.per_class:
+        counted = _counted(term, inputs)
         parts = [ops.where(counted, part, 0.0) for part in parts]
+    return parts, u
+
+
+def _counted(term: Region, inputs: Inputs) -> Array:
+    return inputs.per_channel(_chosen(term, inputs.channels)) > 0.0
+
+
+def coefficients(
+    ops: Ops, term: Region, totals: Array, c: Array, reduction: str, own: Groups | None = None
+) -> tuple[Array, Array, Array]:
+    """Of each group what its elements' gradient is multiplied by, and the two factors in that (:class:`Groups`)."""
+    k = _COEFFICIENTS[type(term)](term)
+    groups = _batch(ops, term, totals) if own is None else own
+    value, count = _mean(ops, term, totals, reduction)
+    ratio = ops.where(count == 0.0, 0.0, 1.0 / count) if reduction == "mean" else ops.ones_like(count)
+    slope = groups.slope
+    if k.of_mean:
+        slope = functions.times(ops, slope, _power(ops, value, k.gamma)[1])
+    psi = functions.times(ops, c, functions.times(ops, ratio, slope))
+    psi = ops.where(groups.counts > 0.0, ops.where(c == 0.0, 0.0, psi), 0.0)
+    return psi, groups.pull, groups.push
+
+
+def pulled(term: Region, inputs: Inputs, u: Array, psi: Array, pull: Array, push: Array) -> Array:
+    """The gradient, from ``p - t`` and the coefficients of each element's group."""
+    ops, t = inputs.ops, inputs.t
+    if term.squared:
+        h = functions.times(ops, pull * 2.0, u) - functions.times(ops, push, t)
+    else:
+        delta = t
+        if term.overlap == "minimum":
+            delta = ops.where(u < 0.0, 1.0, ops.where(u > 0.0, 0.0, ops.where(u == 0.0, 0.5, u)))
+        h = functions.times(ops, pull, 1.0 - delta) - functions.times(ops, push, delta)
+    h = ops.where(psi == 0.0, 0.0, functions.times(ops, psi, h))
+    if inputs.weight is not None:
+        h = _weighted(ops, inputs.weight, h)
+    if inputs.valid is not None:
+        h = ops.where(inputs.valid, h, 0.0)
+    return through_activation(inputs, term.activation, ops.where(_counted(term, inputs), h, 0.0))
+
+
+def region(term: Region, inputs: Inputs) -> Totals:
+    """A ratio of sums, for each group."""
+    ops, axis = inputs.ops, inputs.axis
+    parts, u = elements(term, inputs)
+    rank = len(inputs.t.shape)
     number = inputs.channels if term.per_class else 1
-    place = [1] * len(t.shape)
+    place = [1] * rank
     if term.per_class:
         place[axis] = number
     own: Groups | None = None
@@ -165,35 +210,14 @@ def region(term: Region, inputs: Inputs) -> Totals:
         own = _groups(ops, term, _by_sample(inputs, parts, term.per_class))
         rows = ops.stack([own.loss, own.counts], 0)
     elif term.per_class:
-        front = [axis, *(a for a in range(len(t.shape)) if a != axis)]
+        front = [axis, *(a for a in range(rank) if a != axis)]
         rows = ops.reshape(ops.stack([ops.transpose(part, front) for part in parts], 1), [4 * number, -1])
     else:
         rows = ops.stack(parts, 0)
 
     def gradient(totals: Array, c: Array, reduction: str) -> Array:
-        k = _COEFFICIENTS[type(term)](term)
-        groups = _batch(ops, term, totals) if own is None else own
-        value, count = _mean(ops, term, totals, reduction)
-        ratio = ops.where(count == 0.0, 0.0, 1.0 / count) if reduction == "mean" else ops.ones_like(count)
-        slope = groups.slope
-        if k.of_mean:
-            slope = functions.times(ops, slope, _power(ops, value, k.gamma)[1])
-        psi = functions.times(ops, c, functions.times(ops, ratio, slope))
-        psi = ops.where(groups.counts > 0.0, ops.where(c == 0.0, 0.0, psi), 0.0)
-        psi, pull, push = (ops.reshape(v, place) for v in (psi, groups.pull, groups.push))
-        if term.squared:
-            h = functions.times(ops, pull * 2.0, u) - functions.times(ops, push, t)
-        else:
-            delta = t
-            if term.overlap == "minimum":
-                delta = ops.where(u < 0.0, 1.0, ops.where(u > 0.0, 0.0, ops.where(u == 0.0, 0.5, u)))
-            h = functions.times(ops, pull, 1.0 - delta) - functions.times(ops, push, delta)
-        h = ops.where(psi == 0.0, 0.0, functions.times(ops, psi, h))
-        if inputs.weight is not None:
-            h = _weighted(ops, inputs.weight, h)
-        if inputs.valid is not None:
-            h = ops.where(inputs.valid, h, 0.0)
-        return through_activation(inputs, term.activation, ops.where(counted, h, 0.0))
+        found = coefficients(ops, term, totals, c, reduction, own)
+        return pulled(term, inputs, u, *(ops.reshape(v, place) for v in found))
 
     return Totals(rows, gradient)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import fast
 from ..exact import loss_and_gradient
 from .cases import Case, Config
 
@@ -31,14 +32,18 @@ class Engine(ABC):
         name: what tables and messages call it.
         framework: ``"numpy"``, ``"torch"`` or ``"tf"``.
         compiles: whether it compiles for each configuration, which takes seconds.
+        kernels: whether it computes with those of :mod:`dualloss.fast`, and not with arrays.
     """
 
     name: str
     framework: str
     compiles: bool = False
+    kernels: bool = False
 
     def cannot(self, config: Config) -> str | None:
         """Why a configuration is beyond this engine, or None."""
+        if self.kernels and (config.reduction == "none" or fast.program(_signature(config)) is None):
+            return "there are no kernels for it"
         return None
 
     @abstractmethod
@@ -78,10 +83,11 @@ class Torch(Engine):
 
     framework = "torch"
 
-    def __init__(self, device: str, how: str, threads: int | None = None) -> None:
-        self.name = f"torch {how}" + ("" if threads is None else f" {threads} threads")
+    def __init__(self, device: str, how: str, threads: int | None = None, kernels: bool = False) -> None:
+        self.name = f"torch{' kernels' if kernels else ''} {how}" + ("" if threads is None else f" {threads} threads")
         self.name += "" if device == "cpu" else f" {device}"
         self.compiles = how == "compiled"
+        self.kernels = kernels
         self._device, self._how, self._threads = device, how, threads
 
     def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
@@ -96,6 +102,10 @@ class Torch(Engine):
         dtype = getattr(torch, config.dtype)
 
         def run(case: Case) -> Outcome:
+            with fast.using(self.kernels):
+                return compute(case)
+
+        def compute(case: Case) -> Outcome:
             before = torch.get_num_threads()
             torch.set_num_threads(self._threads or before)
             try:
@@ -132,15 +142,16 @@ class TensorFlow(Engine):
 
     framework = "tf"
 
-    def __init__(self, device: str, how: str) -> None:
-        self.name = f"tf {how}" + ("" if device == "/CPU:0" else f" {device}")
-        self.compiles = how != "eager"
+    def __init__(self, device: str, how: str, kernels: bool = False) -> None:
+        self.name = f"tf{' kernels' if kernels else ''} {how}" + ("" if device == "/CPU:0" else f" {device}")
+        self.compiles = how != "eager" or kernels
+        self.kernels = kernels
         self._device, self._how = device, how
 
     def cannot(self, config: Config) -> str | None:  # noqa: D102
         if self._how == "XLA" and any(term.needs_distances for _, term in config.spec.parts):
             return "distances are computed on the host, which a graph compiled as a whole cannot do"
-        return None
+        return super().cannot(config)
 
     def start(self, config: Config) -> Callable[[Case], Outcome]:  # noqa: D102
         import tensorflow as tf
@@ -148,7 +159,9 @@ class TensorFlow(Engine):
         import dualloss.tf
 
         loss_fn = dualloss.tf.Loss(
-            config.spec, reduction=config.reduction, jit_compile="auto" if self._how == "loss in XLA" else False
+            config.spec,
+            reduction=config.reduction,
+            jit_compile="auto" if self.kernels or self._how == "loss in XLA" else False,
         )
 
         def step(x: Any, target: Any, weight: Any, upstream: Any) -> Any:
@@ -158,9 +171,11 @@ class TensorFlow(Engine):
             return loss, tape.gradient(loss, x, output_gradients=upstream)
 
         if self._how == "graph":
-            unknown = [None] * (len(config.shape) - 1)
-            shape = [*unknown, config.shape[-1]] if unknown else [None]
-            positions = unknown or [None]
+            sizes: list[int | None] = list(config.shape)
+            # Kernels need to know all sizes but the batch's; without spatial axes that, too.
+            unknown = (1 if len(sizes) > 2 else 0) if self.kernels else max(len(sizes) - 1, 1)
+            shape = [*([None] * unknown), *sizes[unknown:]]
+            positions = shape[:-1] or shape
             labels = config.target == "labels"
             weight_shape = positions[:1] if config.weight == "sample" else positions
             weight_spec = tf.TensorSpec(weight_shape, tf.bool if config.weight == "mask" else tf.float32)
@@ -185,7 +200,7 @@ class TensorFlow(Engine):
             call = step
 
         def run(case: Case) -> Outcome:
-            with tf.device(self._device):
+            with fast.using(self.kernels), tf.device(self._device):
                 x = tf.cast(tf.constant(case.input), config.dtype)
                 if config.dtype == "float32":
                     x = tf.bitcast(tf.constant(case.input.view(np.int32)), tf.float32)  # keeps subnormals
@@ -196,6 +211,15 @@ class TensorFlow(Engine):
             return Outcome(as_bits(loss.numpy()), as_bits(gradient.numpy()))
 
         return run
+
+
+def _signature(config: Config) -> fast.Signature:
+    """What kernels have to be for."""
+    rank = len(config.shape)
+    channels = config.shape[-1] if rank > 1 else 1
+    given = config.weight != "none"
+    mask = config.weight == "mask"
+    return fast.Signature(config.spec, channels, max(rank - 2, 0), config.target == "labels", mask, given and not mask)
 
 
 def to_numpy(values: Array, dtype: str) -> Array:
@@ -230,6 +254,11 @@ def available(frameworks: tuple[str, ...] = ("numpy", "torch", "tf")) -> tuple[l
                 engines += [Torch(device, how) for how in ("eager", "channels_last", "strided")]
                 engines.append(Torch(device, "compiled"))
             engines += [Torch("cpu", "eager", threads) for threads in (1, 2)]
+            if fast.enabled:
+                engines += [Torch("cpu", how, kernels=True) for how in ("channels_last", "strided", "compiled")]
+                engines += [Torch("cpu", "eager", threads, kernels=True) for threads in (1, 2)]
+            else:
+                missing.append("kernels need llvmlite, which is not installed in this interpreter")
     if "tf" in frameworks:
         if importlib.util.find_spec("tensorflow") is None or importlib.util.find_spec("keras") is None:
             missing.append("tensorflow with keras is not installed in this interpreter")
@@ -238,4 +267,6 @@ def available(frameworks: tuple[str, ...] = ("numpy", "torch", "tf")) -> tuple[l
 
             devices = ["/CPU:0", *(["/GPU:0"] if tf.config.list_physical_devices("GPU") else [])]
             engines += [TensorFlow(d, how) for d in devices for how in ("eager", "graph", "XLA", "loss in XLA")]
+            if fast.enabled:
+                engines += [TensorFlow("/CPU:0", how, kernels=True) for how in ("eager", "graph", "XLA")]
     return engines, missing

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -167,6 +168,7 @@ def run(
         progress: called with a description and the number of configurations done since.
     """
     report = Report()
+    beyond: Counter[tuple[str, str]] = Counter()
     golden = golden_vectors()
     reference: dict[str, Outcome] = {}
     numpy = NumPy().start(configs[0]) if configs else None
@@ -186,12 +188,13 @@ def run(
             if engine.name == REFERENCE or (engine.compiles and not (config.compiled or compile_all)):
                 continue
             if reason := engine.cannot(config):
-                report.missing.append(f"{config.name} on {engine.name}: {reason}")
+                beyond[engine.name, reason] += 1
                 continue
             progress(f"{engine.name}  {config.name}", 0)
             for case, got in _outcomes(report.tally(engine.name), engine, config, made):
                 report.compare(engine.name, REFERENCE, case, got, reference[case.name])
         progress(config.name, 1)
+    report.missing += _said(beyond)
     for framework, python in (others or {}).items():
         progress(f"{framework} in {python}", 0)
         for name, case, got, seconds in _elsewhere(report, framework, python, configs, compile_all):
@@ -206,20 +209,24 @@ def collect(
     """For another interpreter: outcomes as arrays by ``engine|case|quantity``, errors by engine, what cannot run."""
     arrays: dict[str, Array] = {}
     errors: dict[str, list[str]] = {}
-    beyond: list[str] = []
+    beyond: Counter[tuple[str, str]] = Counter()
     for engine in engines:
         tally = Tally()
         for config in configs:
             if engine.compiles and not (config.compiled or compile_all):
                 continue
             if reason := engine.cannot(config):
-                beyond.append(f"{config.name} on {engine.name}: {reason}")
+                beyond[engine.name, reason] += 1
                 continue
             for case, got in _outcomes(tally, engine, config, list(cases(config))):
                 arrays[f"{engine.name}|{case.name}|loss"] = got.loss
                 arrays[f"{engine.name}|{case.name}|gradient"] = got.gradient
         errors[engine.name] = tally.errors
-    return arrays, errors, beyond
+    return arrays, errors, _said(beyond)
+
+
+def _said(beyond: Counter[tuple[str, str]]) -> list[str]:
+    return [f"{count} configurations on {engine}: {reason}" for (engine, reason), count in beyond.items()]
 
 
 def _outcomes(tally: Tally, engine: Engine, config: Config, made: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:

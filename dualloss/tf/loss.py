@@ -13,7 +13,7 @@ from ..exact import engine, functions
 from ..exact.layout import Layout, Names, check_mergeable, check_options, check_sums, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, from_json, step_number
-from . import native
+from . import fast, native
 from .distances import distances
 from .ops import TensorFlowOps
 
@@ -156,7 +156,8 @@ class Loss(keras.losses.Loss):
                     )
                 constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
                 args = (constant, totals, self._exact_weights())
-                loss, values, gradient = self._forward(*args, None)
+                # In eager mode the labels have been looked at.
+                loss, values, gradient = self._forward(*args, None, tf.executing_eagerly())
                 terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}
                 loss = self._attach(given.y_pred, loss, gradient, args)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -303,11 +304,19 @@ class Loss(keras.losses.Loss):
         return _Given(y_pred, target, mask, weight, away, astuple(layout))
 
     def _evaluate(
-        self, given: _Given, totals: Tensor | None, weights: Tensor | None, upstream: Tensor | None
+        self,
+        given: _Given,
+        totals: Tensor | None,
+        weights: Tensor | None,
+        upstream: Tensor | None,
+        trusted: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Loss, terms, and the float32 gradient: for an upstream gradient of 1, or for ``reduction="none"`` for the one
-        given, since a stencil spreads it.
+        given, since a stencil spreads it. ``trusted`` says that labels are known to be classes.
         """
+        layout = Layout(*given.settings)
+        if self.jit_compile and fast.serves(self.spec, self.reduction, layout, given):
+            return fast.evaluate(self.spec, self.reduction, layout, given, totals, weights, trusted)
         inputs = self._inputs(given)
         result = engine.evaluate(_OPS, self.spec, inputs, self.reduction, totals, weights)
         loss, terms, spread = result.loss, result.terms, None

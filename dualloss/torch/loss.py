@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import TOTAL_LOSS
+from .. import fast as kernels
 from ..exact import engine, functions
 from ..exact.layout import Layout, Names, check_mergeable, check_options, check_sums, label_error, lay_out
 from ..exact.terms import Inputs
 from ..spec import Spec, step_number
-from . import native
+from . import fast, native
 from .distances import distances
 from .ops import TorchOps
 
@@ -56,6 +57,7 @@ class Loss(nn.Module):
         super().__init__()
         check_options(spec, reduction, numerics, channel_axis)
         self.spec = spec
+        self._text = spec.to_json()  # here, since torch.compile cannot trace it
         self.reduction = reduction
         self.numerics = numerics
         self.channel_axis = channel_axis
@@ -116,7 +118,7 @@ class Loss(nn.Module):
                         f"{name} requires a gradient, which exact numerics give for {self._names.input} only: detach() "
                         "it, or use numerics='native'"
                     )
-            settings = _Settings(self.spec, self.reduction, layout)
+            settings = _Settings(self.spec, self.reduction, layout, self._text)
             loss, values, _ = _Exact.apply(settings, input, target, mask, weight, away, totals, self._exact_weights())
             terms = dict(zip(self.spec.names, values, strict=True)) if return_terms else {}
         return (loss, terms) if return_terms else loss
@@ -132,7 +134,7 @@ class Loss(nn.Module):
         check_mergeable(self.spec)
         layout, target, mask, weight, away = self._prepare(input, target, sample_weight)
         with torch.no_grad():
-            settings = _Settings(self.spec, self.reduction, layout)
+            settings = _Settings(self.spec, self.reduction, layout, self._text)
             return _Exact.apply(settings, input, target, mask, weight, away, None, self._exact_weights())[2]
 
     def from_sums(self, sums: Tensor, *, return_terms: bool = False) -> Any:
@@ -243,6 +245,7 @@ class _Settings(NamedTuple):
     spec: Spec
     reduction: str
     layout: Layout
+    text: str
 
 
 class _Exact(torch.autograd.Function):
@@ -253,6 +256,19 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, settings: _Settings, input: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        spec, reduction, layout, text = settings
+        target, mask, weight, _, totals, weights = others
+        if fast.serves(spec, reduction, layout, input, mask, weight):
+            loss, terms, sums, gradient = fast.evaluate(
+                spec, text, reduction, layout.axis, layout.labels, input, target, mask, weight, totals, weights,
+                ctx.needs_input_grad[1],
+            )  # fmt: skip
+            ctx.settings = settings
+            if gradient is not None:
+                ctx.save_for_backward(input, gradient)
+            ctx.mark_non_differentiable(terms, sums)
+            ctx.set_materialize_grads(False)
+            return loss, terms, sums
         result = _evaluate(settings, input, *others)
         loss, terms, axis = result.loss, result.terms, settings.layout.axis
         ctx.settings = settings
@@ -282,6 +298,11 @@ class _Gradient(torch.autograd.Function):
             scale, gradient = None, _evaluate(settings, input, *saved).gradient(spread).reshape(input.shape)
         else:
             (gradient,) = saved
+            plain = input.dtype == torch.float32 and input.device.type == "cpu" and not torch.compiler.is_compiling()
+            if plain and float(upstream) == 1.0:
+                return gradient
+            if plain and kernels.enabled:
+                return fast.scaled(gradient, float(upstream))
         return engine.backward(_OPS, scale, gradient, str(input.dtype).removeprefix("torch."))
 
     @staticmethod
@@ -302,7 +323,7 @@ def _evaluate(
     totals: Tensor | None,
     weights: Tensor | None,
 ) -> engine.Evaluation:
-    spec, reduction, layout = settings
+    spec, reduction, layout, _ = settings
     axis = layout.axis
     mask = None if mask is None else mask.unsqueeze(axis)
     weight = None if weight is None else functions.load(_OPS, weight.unsqueeze(axis))

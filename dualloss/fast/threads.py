@@ -1,0 +1,123 @@
+"""The functions around a kernel, as LLVM IR: one that shares the rows among threads, and one that XLA can call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ..exact.sums import STATE
+from .layout import ARGUMENTS, GEOMETRY, POINTERS
+from .vectors import F64, I1, I8, I32, I64, count_up
+
+
+def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
+    """The functions that share the rows among threads."""
+    pointer = ir.PointerType(I8)
+    places = kernel.type.pointee.args
+    threaded = os.name == "posix"
+
+    def function(name: str, result: Any, args: Sequence[Any]) -> Any:
+        return ir.Function(module, ir.FunctionType(result, args), name)
+
+    # What a thread does: unpack the arguments.
+    thread = function("thread", pointer, [pointer])
+    b = ir.IRBuilder(thread.append_basic_block())
+    fields = b.bitcast(thread.args[0], I64.as_pointer())
+    values = [b.load(b.gep(fields, [I64(i)])) for i in range(len(ARGUMENTS))]
+    b.call(kernel, [
+        v if kind == I64 else b.inttoptr(v, kind) for v, kind in zip(values, places, strict=True)
+    ])  # fmt: skip
+    b.ret(ir.Constant(pointer, None))
+
+    run = function("run", ir.VoidType(), [*places[:3], places[5]])
+    arrays, geometry, parameters, states = run.args
+    b = ir.IRBuilder(run.append_basic_block())
+    allocate = function("malloc", pointer, [I64])
+    free = function("free", ir.VoidType(), [pointer])
+
+    def number(name: str) -> Any:
+        return b.load(b.gep(geometry, [I64(GEOMETRY.index(name))]))
+
+    rows, threads, work = number("rows"), number("threads"), number("work")
+    size = count * STATE * 8
+    each = b.add(work, I64(size + 8 * len(ARGUMENTS) + 64))
+    memory = b.call(allocate, [b.mul(each, threads)])
+    ids = b.bitcast(b.call(allocate, [b.mul(threads, I64(8))]), I64.as_pointer())
+
+    def of(k: Any) -> tuple[Any, Any]:
+        """A thread's fields and its states."""
+        start = b.gep(memory, [b.mul(k, each)])
+        fields = b.gep(start, [work])
+        return b.bitcast(fields, I64.as_pointer()), b.gep(fields, [I64(8 * len(ARGUMENTS))])
+
+    def prepare(k: Any) -> None:
+        fields, own = of(k)
+        fill = module.globals.get("llvm.memset.p0i8.i64") or function(
+            "llvm.memset.p0i8.i64", ir.VoidType(), [pointer, I8, I64, I1]
+        )
+        b.call(fill, [own, I8(0), I64(size), I1(0)])
+        first, last = (b.sdiv(b.mul(rows, n), threads) for n in (k, b.add(k, I64(1))))
+        start = b.gep(memory, [b.mul(k, each)])
+        given = [*(b.ptrtoint(v, I64) for v in (arrays, geometry, parameters)), first, last]
+        given += [b.ptrtoint(v, I64) for v in (own, start)]
+        for i, v in enumerate(given):
+            b.store(v, b.gep(fields, [I64(i)]))
+
+    count_up(b, I64(0), threads, prepare)
+    if threaded:
+        create = function("pthread_create", I32, [I64.as_pointer(), pointer, thread.type, pointer])
+        join = function("pthread_join", I32, [I64, pointer.as_pointer()])
+
+        def start(k: Any) -> None:
+            place = b.gep(ids, [k])
+            failed = b.call(create, [place, ir.Constant(pointer, None), thread, b.bitcast(of(k)[0], pointer)])
+            b.store(b.select(b.icmp_signed("==", failed, I32(0)), b.load(place), I64(0)), place)
+            with b.if_then(b.icmp_signed("!=", failed, I32(0)), likely=False):  # no thread to be had
+                b.call(thread, [b.bitcast(of(k)[0], pointer)])
+
+        count_up(b, I64(1), threads, start)
+    b.call(thread, [b.bitcast(of(I64(0))[0], pointer)])
+    if threaded:
+
+        def wait(k: Any) -> None:
+            one = b.load(b.gep(ids, [k]))
+            with b.if_then(b.icmp_signed("!=", one, I64(0))):
+                b.call(join, [one, ir.Constant(pointer.as_pointer(), None)])
+
+        count_up(b, I64(1), threads, wait)
+
+    def add(k: Any) -> None:
+        own = b.bitcast(of(k)[1], I64.as_pointer())
+
+        def one(i: Any) -> None:
+            place = b.gep(states, [i])
+            b.store(b.add(b.load(place), b.load(b.gep(own, [i]))), place)
+
+        count_up(b, I64(0), I64(count * STATE), one)
+
+    count_up(b, I64(0), threads, add)
+    b.call(free, [memory])
+    b.call(free, [b.bitcast(ids, pointer)])
+    b.ret_void()
+
+    call = function("call", ir.VoidType(), [pointer, pointer.as_pointer()])
+    outputs, inputs = call.args
+    b = ir.IRBuilder(call.append_basic_block())
+    held = b.alloca(ir.ArrayType(pointer, len(POINTERS)))
+    last = len(POINTERS) - 1
+    for i in range(last):
+        b.store(b.load(b.gep(inputs, [I64(i)])), b.gep(held, [I32(0), I32(i)]))
+    geometry, parameters = (b.load(b.gep(inputs, [I64(last + i)])) for i in range(2))
+    result = b.bitcast(outputs, pointer.as_pointer())
+    states = b.load(result)
+    if gradient:
+        b.store(b.load(b.gep(result, [I64(1)])), b.gep(held, [I32(0), I32(last)]))
+    b.call(module.globals["llvm.memset.p0i8.i64"], [states, I8(0), I64(size), I1(0)])
+    b.call(run, [
+        b.gep(held, [I32(0), I32(0)]), b.bitcast(geometry, I64.as_pointer()),
+        b.bitcast(parameters, F64.as_pointer()), b.bitcast(states, I64.as_pointer()),
+    ])  # fmt: skip
+    b.ret_void()

@@ -1,0 +1,241 @@
+"""The kernels: the bits of the array engine, wherever they say that they can."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+import dualloss as dl
+from dualloss import fast
+from dualloss.exact import loss_and_gradient
+from dualloss.parity import cases
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = [c for c in cases.configs() if c.dtype == "float32" and c.reduction != "none"]
+
+
+def signature(config: cases.Config, trusted: bool = False) -> fast.Signature:
+    shape, given, mask = config.shape, config.weight != "none", config.weight == "mask"
+    channels = shape[-1] if len(shape) > 1 else 1
+    labels = config.target == "labels"
+    spatial = max(len(shape) - 2, 0)
+    return fast.Signature(config.spec, channels, spatial, labels, mask, given and not mask, trusted and labels)
+
+
+def same(found: Any, wanted: Any) -> bool:
+    a, b = np.ascontiguousarray(found), np.ascontiguousarray(wanted)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    return a.tobytes() == b.tobytes()
+
+
+def check(case: cases.Case, what: fast.Signature, threads: int, first: bool) -> None:
+    """One case, its channels first or last in memory."""
+    x, target, weight, config = case.input, case.target, case.weight, case.config
+    wanted = loss_and_gradient(config.spec, x, target, weight, reduction=config.reduction, check_labels=False)
+    positions = x.shape[:-1] if x.ndim > 1 else x.shape
+    if weight is not None and weight.ndim < len(positions):
+        weight = np.broadcast_to(weight.reshape(-1, *[1] * (len(positions) - 1)), positions)
+    first = first and x.ndim > 1
+    arrays = [x, target.astype(np.int64) if what.labels else target]
+    if first:
+        arrays = [np.ascontiguousarray(np.moveaxis(v, -1, 1)) if v.shape == x.shape else v for v in arrays]
+    found = fast.evaluate(
+        what, config.reduction, 1 if first else x.ndim - 1, *arrays,
+        mask=weight if what.mask else None, weight=weight if what.weight else None, threads=threads,
+    )  # fmt: skip
+    gradient = np.moveaxis(found.gradient, 1, -1) if first else found.gradient
+    assert same(found.loss, wanted.loss)
+    assert same(found.terms, np.stack(list(wanted.terms.values())))
+    assert same(found.sums, wanted.sums)
+    assert same(gradient, wanted.gradient)
+
+
+def all_classes(case: cases.Case, what: fast.Signature) -> bool:
+    given: Any = case.weight
+    mask = np.broadcast_to(given, case.target.shape) if what.mask and given.ndim > 1 else None
+    return fast.all_classes(np.array(case.target), mask, what.channels, what.spec.ignore_index)
+
+
+@pytest.mark.parametrize("config", CONFIGS[::9], ids=lambda config: config.name)
+def test_bits_are_those_of_the_array_engine(config: cases.Config) -> None:
+    what = signature(config)
+    if fast.program(what) is None:
+        assert not (config.spec == dl.TOTAL_LOSS or isinstance(config.spec, dl.CrossEntropy))
+        return
+    for k, family in enumerate(cases.families(config.spec)):
+        case = cases.make(config, family)
+        check(case, what, 1 + k % 2, k % 3 > 0)
+        if what.labels and all_classes(case, what):
+            check(case, signature(config, trusted=True), 2 - k % 2, k % 3 < 2)
+
+
+HOT = {
+    "total_loss": dl.TOTAL_LOSS,
+    "cross_entropy": dl.CrossEntropy(class_weights=(1, 0.5, 2), label_smoothing=0.1, ignore_index=1),
+    "binary_cross_entropy": dl.BinaryCrossEntropy(pos_weight=2),
+    "focal": dl.Focal(alpha=0.25) + dl.BinaryFocal(alpha=0.25),
+    "regression": dl.MeanSquaredError() + dl.Huber() + dl.MeanAbsoluteError(),
+    "boundary": dl.Boundary(kernel="sobel", on="probabilities") + dl.Boundary(kernel="laplacian8"),
+    "scheduled": dl.CrossEntropy() + dl.Linear(0, 0.5, steps=10) * dl.Boundary(),
+}
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 37), (2, 3, 1, 1), (2, 3, 9, 131), (1, 3, 70, 300), (2, 3, 5, 6, 21)], ids=str
+)
+@pytest.mark.parametrize("name", HOT)
+def test_hot_terms_on_sizes_that_leave_rests(name: str, shape: tuple[int, ...]) -> None:
+    """Rows longer and shorter than the vectors and blocks of the kernels, more threads than rows."""
+    rng = np.random.default_rng(len(shape))
+    x = rng.normal(0, 3, shape).astype(np.float32)
+    labels = rng.integers(0, 3, (shape[0], *shape[2:]))
+    spec, weights = HOT[name], None
+    if spec.scheduled:
+        weights, spec = np.array([1.0, 0.5]), spec.at(10)
+    wanted = loss_and_gradient(spec, x, labels, channel_axis=1)
+    for trusted in (False, True):
+        what = fast.Signature(HOT[name], 3, len(shape) - 2, True, False, False, trusted)
+        assert fast.program(what) is not None
+        for threads in (1, 3):
+            found = fast.evaluate(what, "mean", 1, x, labels, weights=weights, threads=threads)
+            assert same(found.loss, wanted.loss)
+            assert same(found.gradient, wanted.gradient)
+
+
+def test_parts_of_a_batch_use_the_sums_of_the_whole() -> None:
+    rng = np.random.default_rng(5)
+    spec = dl.CrossEntropy(ignore_index=0, normalizer="valid") + 0.5 * dl.Boundary(ignore_index=0)
+    x, labels = rng.normal(0, 3, (4, 3, 8, 8)).astype(np.float32), rng.integers(0, 3, (4, 8, 8))
+    what = fast.Signature(spec, 3, 2, True, False, False, True)
+    whole = fast.evaluate(what, "mean", 1, x, labels)
+    parts = [slice(0, 1), slice(1, 4)]
+    sums = sum(fast.evaluate(what, "mean", 1, x[p], labels[p], gradient=False).sums for p in parts)
+    assert same(sums, whole.sums)
+    gradients = [fast.evaluate(what, "mean", 1, x[p], labels[p], totals=sums).gradient for p in parts]
+    assert same(np.concatenate(gradients), whole.gradient)
+
+
+def test_an_empty_batch() -> None:
+    what = fast.Signature(dl.TOTAL_LOSS, 3, 2, True, False, False)
+    found = fast.evaluate(what, "mean", 1, np.zeros((0, 3, 4, 4), np.float32), np.zeros((0, 4, 4), np.int64))
+    assert found.loss == 0
+    assert found.gradient.shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("spec", [dl.Dice(), dl.Lovasz(), dl.SSIM(), dl.Boundary(padding="reflect"), dl.DistanceMap()])
+def test_what_has_no_kernel_says_so(spec: dl.Spec) -> None:
+    assert fast.program(fast.Signature(spec, 3, 2, False, False, False)) is None
+
+
+def use_of_kernels(monkeypatch: pytest.MonkeyPatch) -> list[fast.Signature]:
+    """A list to which each kernel that is run is added."""
+    used: list[fast.Signature] = []
+    compiled = fast.compiled
+
+    def noted(what: fast.Signature, *options: bool) -> Any:
+        used.append(what)
+        return compiled(what, *options)
+
+    monkeypatch.setattr(fast, "compiled", noted)
+    return used
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_torch_uses_them(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    import dualloss.torch
+
+    rng = np.random.default_rng(3)
+    x, labels = rng.normal(0, 3, (2, 3, 6, 7)).astype(np.float32), rng.integers(0, 3, (2, 6, 7))
+    wanted = loss_and_gradient(dl.TOTAL_LOSS, x, labels, channel_axis=1, upstream=0.3)
+    criterion = dualloss.torch.Loss(dl.TOTAL_LOSS)
+    if how == "compiled":
+        torch._dynamo.reset()
+        criterion = torch.compile(criterion, fullgraph=True)
+    used = use_of_kernels(monkeypatch)
+    for input in (torch.tensor(x), torch.tensor(x).contiguous(memory_format=torch.channels_last)):
+        input.requires_grad_()
+        loss, terms = criterion(input, torch.tensor(labels), return_terms=True)
+        loss.backward(torch.tensor(0.3))
+        assert same(loss.detach().numpy(), wanted.loss)
+        assert same(input.grad.numpy(), wanted.gradient)
+        assert same(terms["boundary"].numpy(), wanted.terms["boundary"])
+    assert used and {what.trusted for what in used} == {True}
+    if how == "compiled":  # labels are seen only when the graph runs
+        wrong = torch.tensor(labels)
+        wrong[0, 0, 0] = 3
+        assert criterion(torch.tensor(x), wrong).isnan()
+        assert not used[-1].trusted
+    with fast.using(False), torch.no_grad():
+        count = len(used)
+        torch._dynamo.reset()
+        criterion(torch.tensor(x), torch.tensor(labels))
+        assert len(used) == count
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "XLA", "batch unknown"])
+def test_tf_uses_them(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = pytest.importorskip("tensorflow")
+    import dualloss.tf
+    from dualloss.tf import fast as in_tf
+
+    if in_tf._register() is None:
+        pytest.skip("this TensorFlow does not let XLA's functions be registered")
+    rng = np.random.default_rng(3)
+    x, labels = rng.normal(0, 3, (2, 6, 7, 3)).astype(np.float32), rng.integers(0, 3, (2, 6, 7))
+    wanted = loss_and_gradient(dl.TOTAL_LOSS, x, labels)
+    loss_fn = dualloss.tf.Loss(dl.TOTAL_LOSS)
+    used = use_of_kernels(monkeypatch)
+
+    def step(x: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = loss_fn(labels, x)
+        return loss, tape.gradient(loss, x)
+
+    if how == "batch unknown":
+        signature = [tf.TensorSpec((None, 6, 7, 3), tf.float32), tf.TensorSpec((None, 6, 7), tf.int64)]
+        step = tf.function(step, input_signature=signature, autograph=False)
+    elif how != "eager":
+        step = tf.function(step, jit_compile=how == "XLA", autograph=False)
+    loss, gradient = step(tf.constant(x), tf.constant(labels))
+    assert same(loss.numpy(), wanted.loss)
+    assert same(gradient.numpy(), wanted.gradient)
+    assert used
+    if how != "eager":
+        wrong = labels.copy()
+        wrong[0, 0, 0] = 3
+        nan = loss_and_gradient(dl.TOTAL_LOSS, x, wrong, check_labels=False)
+        loss, gradient = step(tf.constant(x), tf.constant(wrong))
+        assert np.isnan(loss.numpy())
+        assert same(gradient.numpy(), nan.gradient)
+
+
+@pytest.mark.parametrize("how", ["sys.modules['llvmlite'] = None", "os.environ['DUALLOSS_KERNELS'] = '0'"])
+def test_without_kernels_the_array_engine_computes(how: str) -> None:
+    pytest.importorskip("torch")
+    code = f"""
+import os, sys
+{how}
+import torch, dualloss, dualloss.torch, dualloss.fast
+assert not dualloss.fast.enabled
+x = torch.tensor([[[1.0, 2.0], [0.5, -1.0]]], requires_grad=True)
+dualloss.torch.total_loss(torch.tensor([[0, 1]]), x).backward()
+assert x.grad.any() and "llvmlite.binding" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_signatures_of_equal_losses_share_a_kernel() -> None:
+    what = fast.Signature(dl.CrossEntropy(), 3, 2, True, False, False)
+    again = dataclasses.replace(what, spec=dl.CrossEntropy(label_smoothing=0.0))
+    assert fast.compiled(what, True, False, True) is fast.compiled(again, True, False, True)
