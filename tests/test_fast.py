@@ -84,6 +84,9 @@ HOT = {
     "focal": dl.Focal(alpha=0.25) + dl.BinaryFocal(alpha=0.25),
     "regression": dl.MeanSquaredError() + dl.Huber() + dl.MeanAbsoluteError(),
     "boundary": dl.Boundary(kernel="sobel", on="probabilities") + dl.Boundary(kernel="laplacian8"),
+    "regions": dl.Dice()
+    + dl.Jaccard(activation="sigmoid", per_class=False, log=True)
+    + dl.FocalTversky(classes=(0, 2)),
     "scheduled": dl.CrossEntropy() + dl.Linear(0, 0.5, steps=10) * dl.Boundary(),
 }
 
@@ -130,7 +133,9 @@ def test_an_empty_batch() -> None:
     assert found.gradient.shape == (0, 3, 4, 4)
 
 
-@pytest.mark.parametrize("spec", [dl.Dice(), dl.Lovasz(), dl.SSIM(), dl.Boundary(padding="reflect"), dl.DistanceMap()])
+@pytest.mark.parametrize(
+    "spec", [dl.Dice(per_sample=True), dl.Lovasz(), dl.SSIM(), dl.Boundary(padding="reflect"), dl.DistanceMap()]
+)
 def test_what_has_no_kernel_says_so(spec: dl.Spec) -> None:
     assert fast.program(fast.Signature(spec, 3, 2, False, False, False)) is None
 

@@ -73,7 +73,7 @@ class Vectors:
         return self.b.select(self.b.icmp_signed(">", a, c), a, c)
 
     def splat(self, scalar: Any, vector: Any) -> Any:
-        """Memory of the function."""
+        """A number in every lane."""
         b = self.b
         one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
         return b.shuffle_vector(

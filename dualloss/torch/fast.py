@@ -15,9 +15,12 @@ from ..exact.sums import STATE
 from ..spec import Spec, from_json
 
 
-@torch.compiler.assume_constant_result
 def _supported(spec: Spec, channels: int, spatial: int, labels: bool, mask: bool, weight: bool) -> bool:
     return fast.program(fast.Signature(spec, channels, spatial, labels, mask, weight)) is not None
+
+
+# What torch.compiler.assume_constant_result does; but that imports torch._dynamo, which takes seconds.
+_supported._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def serves(
