@@ -74,6 +74,8 @@ def carried(ops: Ops, states: Array) -> Array:
 
 def to_float(ops: Ops, states: Array) -> Array:
     """The exact sums of states (..., STATE), each rounded once to float64, ties to even."""
+    if hasattr(ops, "rounded_sums"):
+        return ops.rounded_sums(states)
     limbs = states[..., :LIMBS]
     last = len(states.shape) - 1
     digits = _digits(ops, ops.stack([limbs, 0 - limbs], 0))

@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .layout import ARGUMENTS, GEOMETRY, POINTERS
+from .layout import ARGUMENTS, GEOMETRY, POINTERS, TILE
 from .plan import HEAVY, PAD, Plan, Rings, Stage
 from .program import Row
 from .sums import Sums
@@ -70,9 +70,9 @@ class Kernel(Vectors):
             if not node.pos and not node.chan:
                 self.scalars[id(node)] = self.operation(node, [self.scalars[id(a)] for a in node.args])
         self.places = [Sums(self, self.channels if each else 1) for each in self.by_channel]
-        self.x_tile = self.alloca(ir.ArrayType(VF32, self.channels))
-        self.t_tile = self.alloca(ir.ArrayType(VF32, self.channels))
-        self.g_tile = self.alloca(ir.ArrayType(VF32, self.channels))
+        self.x_tile = self.alloca(ir.ArrayType(ir.VectorType(F32, TILE), self.channels))
+        self.t_tile = self.alloca(ir.ArrayType(ir.VectorType(F32, TILE), self.channels))
+        self.g_tile = self.alloca(ir.ArrayType(ir.VectorType(F32, TILE), self.channels))
         self.lay_rings()
         self.all_rows()
         start = 0
@@ -91,6 +91,8 @@ class Kernel(Vectors):
             self.reach = g["plane"]
         self.padded = b.add(g["block"], I64(2 * PAD))
         self.ring_length, self.ring_start = [], []
+        # What is a float32 number takes half of its place.
+        self.narrow = [node.op == "leaf" and node.kind == "f" for node in self.plan.kept]
         work = b.bitcast(self.given["work"], F64.as_pointer())
         self.zeros = work  # a row of nothing, for what lies off the edge
         start: Any = b.mul(self.padded, I64(self.channels))
@@ -162,22 +164,20 @@ class Kernel(Vectors):
         self.row_number = r
 
         def tile(w: Any) -> None:
-            number = self.smaller(b.sub(length, w), I64(LANES))
+            number = self.smaller(b.sub(length, w), I64(TILE))
             # What lies beside the block is computed for its neighbours, and counted in a block of its own.
             counted = b.and_(b.icmp_signed(">=", w, first), b.icmp_signed("<", w, after))
             self.own = b.and_(own, counted)
             self.tile(here, sample, b.add(start, w), w, number)
 
-        self.loop(column, self.smaller(end, length), tile, I64(LANES))
+        self.loop(column, self.smaller(end, length), tile, I64(TILE))
         for k in here.rows:
             self.places[k].flush()
 
     def tile(self, here: Stage, sample: Any, position: Any, w: Any, number: Any) -> None:
         """``number`` positions of a sample, from ``position`` on, which is column ``w`` of its row."""
         b, g = self.b, self.geometry
-        self.number, self.w = number, w
-        lanes = ir.Constant(VI, list(range(LANES)))
-        self.inside = b.icmp_signed("<", lanes, self.splat(number, VI))
+        self.number = number
         flat = b.add(b.mul(sample, g["positions"]), position)
         x = b.add(b.mul(sample, g["x_sample"]), b.mul(position, g["x_position"]))
         t = b.add(b.mul(sample, g["t_sample"]), b.mul(position, g["t_position"]))
@@ -186,6 +186,17 @@ class Kernel(Vectors):
             self.stage_in("x", self.x_tile, x, g["x_channel"], g["x_position"])
         if "target" in uses:
             self.stage_in("target", self.t_tile, t, g["t_channel"], g["t_position"])
+        self.loop(I64(0), number, lambda start: self.vectors(here, flat, w, number, start), I64(LANES))
+        if here.final is not None:
+            self.stage_out(x)
+
+    def vectors(self, here: Stage, flat: Any, w: Any, number: Any, start: Any) -> None:
+        """A vector of positions of a tile, from one on."""
+        b = self.b
+        self.start, self.w, flat = start, b.add(w, start), b.add(flat, start)
+        lanes = ir.Constant(VI, list(range(LANES)))
+        self.left = self.smaller(b.sub(number, start), I64(LANES))
+        self.inside = b.icmp_signed("<", lanes, self.splat(self.left, VI))
         self.known: dict[int, Any] = dict(self.scalars)
         self.ring_rows: dict[Any, Any] = {}
         for node in here.nodes:
@@ -204,8 +215,12 @@ class Kernel(Vectors):
             with b.if_then(self.own):
                 for k in positional:
                     self.places[k].add(I64(0), self.known[id(self.rows[k])], self.inside)
-        if here.final is not None:
-            self.stage_out(x)
+
+    def lanes_of(self, tile: Any, c: Any) -> Any:
+        """Where this vector's numbers of a channel are in a tile."""
+        b = self.b
+        flat = b.bitcast(tile, F32.as_pointer())
+        return b.bitcast(b.gep(flat, [b.add(b.mul(c, I64(TILE)), self.start)]), VF32.as_pointer())
 
     # --- Rings ---
 
@@ -213,6 +228,8 @@ class Kernel(Vectors):
         """Where a row of a ring begins."""
         b = self.b
         size = b.mul(self.padded, I64(self.rings.rings[k][0]))
+        if self.narrow[k]:
+            size = b.sdiv(size, I64(2))  # padded is even
         return b.gep(self.ring_start[k], [b.mul(b.urem(r, self.ring_length[k]), size)])
 
     def find_row(self, node: Node, here: Stage) -> None:
@@ -240,6 +257,8 @@ class Kernel(Vectors):
                     moved = b.add(there, I64(step))
                     valid = b.and_(b.icmp_signed(">=", moved, I64(0)), b.icmp_signed("<", moved, size))
                 start = b.select(valid, self.ring_row(k, b.select(valid, other, r)), self.zeros)
+        if self.narrow[k]:
+            start = b.bitcast(start, F32.as_pointer())
         self.ring_rows[id(node)] = b.gep(start, [across])
 
     def from_ring(self, node: Node, here: Stage, c: Any) -> Any:
@@ -248,6 +267,8 @@ class Kernel(Vectors):
         at = self.ring_rows[id(node)]
         if c is not None:
             at = b.gep(at, [b.mul(c, self.padded)])
+        if at.type.pointee == F32:
+            return b.fpext(b.load(b.bitcast(at, VF32.as_pointer()), align=4), VF)
         value = b.load(b.bitcast(at, VF.as_pointer()), align=8)
         if node.kind == "i":
             return b.bitcast(value, VI)
@@ -255,26 +276,31 @@ class Kernel(Vectors):
 
     def to_ring(self, node: Node, value: Any, c: Any) -> None:
         """Keep a vector, 0 beyond the row's end."""
-        b = self.b
+        b, k = self.b, self.plan.ring_of[id(node)]
+        at = self.ring_row(k, self.row_number)
+        index = b.add(b.sub(self.w, self.column), b.mul(c, self.padded))
+        if self.narrow[k]:
+            value = b.fptrunc(b.select(self.inside, value, self.f(0.0)), VF32)
+            at = b.gep(b.bitcast(at, F32.as_pointer()), [index])
+            b.store(value, b.bitcast(at, VF32.as_pointer()), align=4)
+            return
         if node.kind == "b":
             value = b.sext(value, VI)
-        value = b.bitcast(value, VI)
-        value = b.select(self.inside, value, self.i(0))
-        at = self.ring_row(self.plan.ring_of[id(node)], self.row_number)
-        at = b.gep(at, [b.add(b.sub(self.w, self.column), b.mul(c, self.padded))])
-        b.store(value, b.bitcast(at, VI.as_pointer()), align=8)
+        value = b.select(self.inside, b.bitcast(value, VI), self.i(0))
+        b.store(value, b.bitcast(b.gep(at, [index]), VI.as_pointer()), align=8)
 
     def stage_in(self, name: str, tile: Any, base: Any, channel: Any, position: Any) -> None:
-        """Bring float32 values of a tile to the scratch (channels, LANES)."""
+        """Bring float32 values of a tile to the scratch (channels, TILE)."""
         b = self.b
         source = b.bitcast(self.arrays[name], F32.as_pointer())
-        whole = b.and_(b.icmp_signed("==", position, I64(1)), b.icmp_signed("==", self.number, I64(LANES)))
+        whole_tile = ir.VectorType(F32, TILE).as_pointer()
+        whole = b.and_(b.icmp_signed("==", position, I64(1)), b.icmp_signed("==", self.number, I64(TILE)))
         with b.if_else(whole) as (then, otherwise):
             with then:
 
                 def one(c: Any) -> None:
                     at = b.gep(source, [b.add(base, b.mul(c, channel))])
-                    b.store(b.load(b.bitcast(at, VF32.as_pointer()), align=4), b.gep(tile, [I32(0), c]))
+                    b.store(self.read(b.load(b.bitcast(at, whole_tile), align=4)), b.gep(tile, [I32(0), c]))
 
                 self.loop(I64(0), I64(self.channels), one)
             with otherwise:
@@ -284,8 +310,8 @@ class Kernel(Vectors):
                     start = b.add(base, b.mul(i, position))
 
                     def each(c: Any) -> None:
-                        value = b.load(b.gep(source, [b.add(start, b.mul(c, channel))]))
-                        b.store(value, b.gep(flat, [b.add(b.mul(c, I64(LANES)), i)]))
+                        value = self.read(b.load(b.gep(source, [b.add(start, b.mul(c, channel))])))
+                        b.store(value, b.gep(flat, [b.add(b.mul(c, I64(TILE)), i)]))
 
                     self.loop(I64(0), I64(self.channels), each)
 
@@ -296,13 +322,14 @@ class Kernel(Vectors):
         b, tile = self.b, self.g_tile
         channel, position = self.geometry["x_channel"], self.geometry["x_position"]
         target = b.bitcast(self.arrays["gradient"], F32.as_pointer())
-        whole = b.and_(b.icmp_signed("==", position, I64(1)), b.icmp_signed("==", self.number, I64(LANES)))
+        whole_tile = ir.VectorType(F32, TILE).as_pointer()
+        whole = b.and_(b.icmp_signed("==", position, I64(1)), b.icmp_signed("==", self.number, I64(TILE)))
         with b.if_else(whole) as (then, otherwise):
             with then:
 
                 def one(c: Any) -> None:
                     at = b.gep(target, [b.add(base, b.mul(c, channel))])
-                    b.store(b.load(b.gep(tile, [I32(0), c])), b.bitcast(at, VF32.as_pointer()), align=4)
+                    b.store(b.load(b.gep(tile, [I32(0), c])), b.bitcast(at, whole_tile), align=4)
 
                 self.loop(I64(0), I64(self.channels), one)
             with otherwise:
@@ -312,7 +339,7 @@ class Kernel(Vectors):
                     start = b.add(base, b.mul(i, position))
 
                     def each(c: Any) -> None:
-                        value = b.load(b.gep(flat, [b.add(b.mul(c, I64(LANES)), i)]))
+                        value = b.load(b.gep(flat, [b.add(b.mul(c, I64(TILE)), i)]))
                         b.store(value, b.gep(target, [b.add(start, b.mul(c, channel))]))
 
                     self.loop(I64(0), I64(self.channels), each)
@@ -325,7 +352,7 @@ class Kernel(Vectors):
         (name,) = node.attrs
         scalar, vector = {"label": (I64, VI), "mask": (I8, VI8), "weight": (F32, VF32)}[name]
         source = b.gep(b.bitcast(self.arrays[name], scalar.as_pointer()), [flat])
-        whole = b.icmp_signed("==", self.number, I64(LANES))
+        whole = b.icmp_signed("==", self.left, I64(LANES))
         place = self.alloca(vector)
         with b.if_else(whole) as (then, otherwise):
             with then:
@@ -333,11 +360,21 @@ class Kernel(Vectors):
             with otherwise:
                 b.store(ir.Constant(vector, [0] * LANES), place)
                 lanes = b.bitcast(place, scalar.as_pointer())
-                self.loop(I64(0), self.number, lambda i: b.store(b.load(b.gep(source, [i])), b.gep(lanes, [i])))
+                self.loop(I64(0), self.left, lambda i: b.store(b.load(b.gep(source, [i])), b.gep(lanes, [i])))
         value = b.load(place)
         if name == "mask":
             return b.icmp_unsigned("!=", value, ir.Constant(VI8, [0] * LANES))
-        return b.fpext(value, VF) if name == "weight" else value
+        return b.fpext(self.read(value), VF) if name == "weight" else value
+
+    def read(self, v: Any) -> Any:
+        """Float32 numbers as the numerics read them: what is below the normal ones, and -0, is +0."""
+        b, kind = self.b, v.type
+        scalar = isinstance(kind, ir.FloatType)
+        limit, zero = (ir.Constant(F32, n) for n in (2.0**-126, 0.0))
+        if not scalar:
+            limit, zero = (ir.Constant(kind, [n] * kind.count) for n in (limit, zero))
+        name = "llvm.fabs.f32" if scalar else f"llvm.fabs.v{kind.count}f32"
+        return b.select(b.fcmp_ordered("<", self.call(name, [v], kind), limit), zero, v)
 
     def channel_loops(self, here: Stage) -> None:
         """The loops over the channels, and what is computed for a position between them."""
@@ -406,7 +443,7 @@ class Kernel(Vectors):
                         place.add(c if place.number > 1 else I64(0), found[id(self.rows[k])], self.inside)
             for n in outputs:
                 if n is here.final:
-                    b.store(self.rounded(found[id(n)]), b.gep(self.g_tile, [I32(0), c]))
+                    b.store(self.rounded(found[id(n)]), self.lanes_of(self.g_tile, c))
                 if any(n is k for k in here.kept):
                     self.to_ring(n, found[id(n)], c)
             for phi, value in zip(phis, reduced, strict=True):
@@ -500,7 +537,7 @@ class Kernel(Vectors):
             return self.splat(b.load(at), VF)
         if op == "leaf":  # what differs between channels: the others are loaded beforehand
             tile = self.x_tile if node.attrs[0] == "x" else self.t_tile
-            return b.fpext(b.load(b.gep(tile, [I32(0), c])), VF)
+            return b.fpext(b.load(self.lanes_of(tile, c)), VF)
         if op == "channel":
             return self.splat(c, VI)
         if op == "vector":
@@ -563,8 +600,8 @@ class Kernel(Vectors):
         kind, index = VF, label
         if source == "x":
             lanes = ir.Constant(VI, list(range(LANES)))
-            kind, index = VF32, b.add(b.mul(label, self.i(LANES)), lanes)
-            table = b.bitcast(self.x_tile, F32.as_pointer())
+            kind, index = VF32, b.add(b.mul(label, self.i(TILE)), lanes)
+            table = b.gep(b.bitcast(self.x_tile, F32.as_pointer()), [self.start])
         elif isinstance(source, int):
             table = b.gep(self.given["parameters"], [I64(source)])
         else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..exact.sums import STATE
 from . import codegen
-from .layout import GEOMETRY, LANES, POINTERS
+from .layout import GEOMETRY, POINTERS, TILE
 from .program import Row
 from .trace import Node
 
@@ -113,12 +113,12 @@ class Kernel:
             if x_last and t_last is not False:
                 samples, positions = 1, samples * positions  # one sample follows the other
             share = -(-samples * positions // (4 * threads))
-            width = max(1, min(positions, max(64, min(1024, -(-share // LANES) * LANES))))
+            width = max(1, min(positions, max(64, min(1024, -(-share // TILE) * TILE))))
             height, block, reach = -(-positions // width), width, 0
         else:
             width = max(1, spatial[-1])
             height = positions // width
-            block = max(LANES, min(-(-width // LANES) * LANES, 128))
+            block = max(TILE, min(-(-width // TILE) * TILE, 128))
             reach = 0 if len(spatial) == 1 else 1
             if len(spatial) == 3:
                 plane = reach = spatial[1]

@@ -8,11 +8,9 @@ all where its result is known.
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable
-from typing import Any
 
+from .simplify import is_zero, simple
 from .trace import Graph, Node, ordered
 
 
@@ -48,6 +46,8 @@ class _Rewriter:
                 self.done[id(node)] = self.reduced(node)
             elif node.chan and self.touched[id(node)] and self.plain[id(node)]:
                 self.done[id(node)] = self.both(node)
+            elif node.op == "shift":
+                self.done[id(node)] = self.shifted(node, args[0])
             else:
                 self.done[id(node)] = simple(self.graph, node.op, args, node.attrs, node.kind, like=node)
         return [self.done[id(root)] for root in roots]
@@ -72,6 +72,16 @@ class _Rewriter:
             return simple(graph, "where", (graph.node("gt", (first, off), kind="b"), first, off), (), "f")
         rest = simple(graph, "mul", (off, graph.lift(graph.channels - 1, node.kind)), (), node.kind)
         return simple(graph, "add", (first, rest), (), node.kind)
+
+    def shifted(self, node: Node, v: Node) -> Node:
+        """Of what is 0 but at the label, two shifts of one number per position, and no ring of all channels."""
+        graph = self.graph
+        if v.op == "where" and v.args[0] is self.here and is_zero(v.args[2]) and not v.args[1].chan:
+            label = graph.make("shift", (self.label,), node.attrs, "i", True, False)
+            on = graph.make("shift", (v.args[1],), node.attrs, "f", True, False)  # 0 off the edge
+            channel = graph.make("channel", (), (), "i", False, True)
+            return graph.node("where", (graph.node("eq", (label, channel), kind="b"), on, v.args[2]))
+        return simple(graph, "shift", (v,), node.attrs, node.kind)
 
     def on(self, node: Node) -> Node:
         """The value at the label, one per position."""
@@ -113,86 +123,3 @@ class _Rewriter:
                 memo[id(node)] = simple(self.graph, node.op, args, node.attrs, node.kind, like=node)
             stack.pop()
         return memo[id(root)]
-
-
-def simple(
-    graph: Graph, op: str, args: tuple[Node, ...], attrs: tuple[Any, ...], kind: str, like: Node | None = None
-) -> Node:
-    """The operation, or what is known to be its result, bit for bit."""
-    if not args:
-        assert like is not None
-        return like
-    if op == "where":
-        condition, a, b = args
-        if condition.op == "const":
-            return a if condition.attrs[0] else b
-        if a is b:
-            return a
-    if op == "and":
-        for one, other in (args, args[::-1]):
-            if one.op == "const":
-                return other if one.attrs[0] else one
-    if op in ("isum", "amax"):
-        return graph.make(op, args, attrs, kind, args[0].pos, False) if args[0].chan else _of_equals(graph, op, args[0])
-    values = [a.attrs[0] for a in args if a.op == "const"]
-    if len(values) == len(args):
-        found = _folded(op, values, attrs, args[0].kind)
-        if found is not None:
-            return graph.make("const", (), (found,), kind, False, False)
-    if op == "mul" and kind == "f":
-        for one, other in (args, args[::-1]):
-            if one.op == "const" and one.attrs[0] == 1.0:
-                return other
-            if one.op == "const" and _positive_zero(one.attrs[0]) and _not_negative(other):
-                return one
-    if op == "sub" and kind == "f" and args[1].op == "const" and _positive_zero(args[1].attrs[0]):
-        return args[0]
-    return graph.node(op, args, attrs, kind)
-
-
-def _of_equals(graph: Graph, op: str, v: Node) -> Node:
-    """A reduction over channels that are all the same."""
-    return v if op == "amax" else simple(graph, "mul", (v, graph.lift(graph.channels, v.kind)), (), v.kind)
-
-
-def _positive_zero(value: float) -> bool:
-    return value == 0.0 and math.copysign(1.0, value) > 0
-
-
-def _not_negative(node: Node) -> bool:
-    """Whether it is a table of finite numbers without a sign."""
-    return node.op == "vector" and all(math.copysign(1.0, v) > 0 and math.isfinite(v) for v in node.attrs[0])
-
-
-def _bits(value: float) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
-
-
-def _folded(op: str, v: list[Any], attrs: tuple[Any, ...], kind: str) -> Any:
-    """The result for constants, where Python computes it as the kernel does; else None."""
-    compare: dict[str, Callable[[Any, Any], bool]] = {
-        "lt": lambda a, b: a < b, "gt": lambda a, b: a > b, "le": lambda a, b: a <= b, "ge": lambda a, b: a >= b,
-        "eq": lambda a, b: a == b,
-    }  # fmt: skip
-    if op in compare:
-        return int(compare[op](*v))
-    if op == "not":
-        return int(not v[0])
-    if op in ("add", "sub", "mul"):
-        result = {"add": v[0] + v[1], "sub": v[0] - v[1], "mul": v[0] * v[1]}[op]
-        return result if kind == "f" or abs(result) < 2**63 else None
-    if op == "bits":
-        return _bits(v[0])
-    if op == "band":
-        return v[0] & attrs[0]
-    if op == "shr":
-        return v[0] >> attrs[0]
-    if op == "larger":
-        return max(v)
-    if op == "fand":
-        return struct.unpack("<d", struct.pack("<q", _bits(v[0]) & attrs[0]))[0]
-    if op == "abs":
-        return abs(v[0])
-    if op == "isnan":
-        return int(math.isnan(v[0]))
-    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-LANES = 16
-"""Positions in a vector: as many as float32 numbers in a cache line."""
+LANES = 8
+"""Positions in a vector."""
+TILE = 16
+"""Positions that are fetched at a time: as many as float32 numbers in a cache line."""
 POINTERS = ("x", "label", "target", "mask", "weight", "gradient")
 """The kernel's arrays: float32, int64, float32, bool, float32 and float32."""
 GEOMETRY = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .layout import LANES
+from .layout import TILE
 from .program import Row
 from .trace import Node, ordered
 
 HEAVY = 6
 """What costs more than so many additions is kept between loops, and not computed again."""
-PAD = LANES
+PAD = TILE
 """Columns on both sides of a row in a ring."""
 _COST = {"pick": 1, "div": 8, "sqrt": 10, "exp": 30, "log1p": 40, "const": 0, "channel": 0, "param": 0}
 
@@ -66,6 +66,7 @@ class Plan:
         channels: the number of channels.
         nodes: all there are, arguments first.
         stages: what is computed together.
+        kept: what later stages read.
         ring_of: the number of the ring of each node that later stages read, by its id.
         rings: their sizes.
     """
@@ -79,10 +80,11 @@ class Plan:
     def _plan(self) -> None:
         """Who is computed where, and who is kept for whom."""
         stage: dict[int, int] = {}
-        again: dict[int, bool] = {}  # whether a later stage may as well compute it again
+        local: dict[int, bool] = {}  # whether it needs nothing but its own position, so that any stage can compute it
         for node in self.nodes:
             stage[id(node)] = max((stage[id(a)] for a in node.args), default=0) + (node.op == "shift")
-            again[id(node)] = node.op not in ("shift", "amax", "isum") and all(again[id(a)] for a in node.args)
+            local[id(node)] = node.op != "shift" and all(local[id(a)] for a in node.args)
+        shifted = {id(node) for node in ordered([node.args[0] for node in self.nodes if node.op == "shift"])}
         number = max(stage[id(root)] for root in self.roots) + 1
         self.stages = [Stage(n) for n in range(number)]
         self.ring_of: dict[int, int] = {}
@@ -98,7 +100,7 @@ class Plan:
             last_read[k] = max(last_read[k], reader - stage[id(node)])
 
         for k, row in enumerate(self.rows):
-            self.stages[stage[id(row)]].rows.append(k)
+            self.stages[-1 if local[id(row)] else stage[id(row)]].rows.append(k)
         if self.gradient is not None:
             self.stages[-1].final = self.gradient
         for here in reversed(self.stages):
@@ -114,12 +116,15 @@ class Plan:
                 needed.add(id(node))
                 if node.op == "shift":
                     keep(node.args[0], here.number)
-                elif stage[id(node)] < here.number and not (again[id(node)] and self.cost(node) <= HEAVY):
+                elif stage[id(node)] < here.number and (
+                    not local[id(node)] or (id(node) in shifted and self.cost(node, whole=True) > HEAVY)
+                ):
                     here.read.add(id(node))
                     keep(node, here.number)
                 else:
                     stack.extend(node.args)
             here.nodes = [n for n in self.nodes if id(n) in needed]
+        self.kept = kept
         self.rings = Rings(
             number, tuple((self.channels if n.chan else 1, k) for n, k in zip(kept, last_read, strict=True))
         )
@@ -133,8 +138,8 @@ class Plan:
             level[id(node)] = at + 1 if args and node.op in ("amax", "isum") else at
         return level
 
-    def cost(self, node: Node) -> int:
-        """What computing a node again costs, roughly in additions."""
+    def cost(self, node: Node, whole: bool = False) -> int:
+        """What computing a node again costs, roughly in additions: in a channel loop, or with the loops before it."""
         total, seen, stack = 0, set(), [node]
         while stack:
             v = stack.pop()
@@ -144,5 +149,5 @@ class Plan:
             total += _COST.get(v.op, 1)
             if total > 10 * HEAVY:
                 break
-            stack.extend(v.args if v.chan else ())
+            stack.extend(v.args if v.chan or whole else ())
         return total

@@ -12,6 +12,7 @@ from ..exact.ops import Array, Ops
 from ..exact.terms import Inputs, Result
 from ..spec import Region, Spec
 from .labels import specialised
+from .simplify import simplified
 from .trace import Graph, Node, TraceOps, Unsupported
 
 
@@ -149,13 +150,15 @@ def trace(what: Signature) -> Program:
             parts.append(gradient)
             scheduled.append(None if isinstance(by, float) else by)
     program = Program(graph, tuple(plans), engine.summed(ops, parts, scheduled) if parts else ops.zeros_like(x))
-    return _rewritten(program) if trusted else program
+    return _rewritten(program, trusted)
 
 
-def _rewritten(program: Program) -> Program:
-    """The program with what labels make simpler."""
+def _rewritten(program: Program, trusted: bool) -> Program:
+    """The program made simpler, with trusted labels by what they say."""
     rows = program.rows(True, True)
-    *nodes, gradient = specialised(program.graph, [*(row.node for row in rows), program.gradient])
+    *nodes, gradient = (specialised if trusted else simplified)(
+        program.graph, [*(row.node for row in rows), program.gradient]
+    )
     new = {id(row): Row(node, row.by_channel) for row, node in zip(rows, nodes, strict=True)}
     plans: list[Mean | Ratio] = []
     for term in program.terms:

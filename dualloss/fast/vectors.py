@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
+from ..exact import functions
 from .layout import LANES
 
 F64, F32, I64, I32, I8, I1 = (
@@ -21,6 +23,12 @@ VF, VF32, VI, VI32, VB, VI8 = (ir.VectorType(t, LANES) for t in (F64, F32, I64, 
 MAGIC = 1.5 * 2.0**52
 """Added to an integer below 2^51 in magnitude, it leaves the integer in the low bits."""
 MAGIC_BITS = 0x4338000000000000
+
+
+_THROUGH = np.polynomial.Chebyshev.interpolate(np.exp, 10, [-math.log(2.0) / 2, math.log(2.0) / 2])
+_EXP = tuple(float(c) for c in _THROUGH.convert(kind=np.polynomial.Polynomial).coef[::-1])
+"""The polynomial of degree 10 through exp at the Chebyshev nodes, the highest power first: good to some ulp."""
+_ATANH = tuple(2.0 / k for k in range(23, 1, -2))
 
 
 def count_up(b: ir.IRBuilder, start: Any, stop: Any, body: Callable[[Any], None], step: Any = None) -> None:
@@ -114,23 +122,24 @@ class Vectors:
         """``x * y + z``, where it does not matter whether the product is rounded."""
         return self.call(f"llvm.fmuladd.v{LANES}f64", [x, y, z])
 
-    def horner(self, coefficients: Sequence[float], x: Any) -> Any:
-        """A polynomial, the highest power first."""
-        result = self.f(coefficients[0])
-        for coefficient in coefficients[1:]:
-            result = self.fma(result, x, self.f(coefficient))
-        return result
+    def polynomial(self, coefficients: Sequence[float], x: Any) -> Any:
+        """A polynomial, the highest power first, in pairs of pairs: few operations wait for another (Estrin)."""
+        terms = [self.f(c) for c in reversed(coefficients)]
+        while len(terms) > 1:
+            pairs = [self.fma(high, x, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
+            terms = pairs + terms[2 * len(pairs) :]
+            x = self.b.fmul(x, x) if len(terms) > 1 else x
+        return terms[0]
 
     def exp(self, v: Any) -> Any:
-        """For -88 <= v <= 0: ``2^m exp(r)`` with a Taylor polynomial for ``|r| <= log(2) / 2``."""
+        """For -88 <= v <= 0: ``2^m exp(r)``, with a polynomial for ``|r| <= log(2) / 2``."""
         b = self.b
         shifted = self.fma(v, self.f(1.0 / math.log(2.0)), self.f(MAGIC))
         m = b.fsub(shifted, self.f(MAGIC))
-        r = self.fma(m, self.f(-float.fromhex("0x1.62e42feep-1")), v)
-        r = self.fma(m, self.f(-float.fromhex("0x1.a39ef35793c76p-33")), r)
-        p = self.horner([1.0 / math.factorial(k) for k in range(12, -1, -1)], r)
+        r = self.fma(m, self.f(-functions.LN2_HIGH), v)
+        r = self.fma(m, self.f(-functions.LN2_LOW), r)
         scale = b.shl(b.bitcast(shifted, VI), self.i(52))
-        return b.bitcast(b.add(b.bitcast(p, VI), scale), VF)
+        return b.bitcast(b.add(b.bitcast(self.polynomial(_EXP, r), VI), scale), VF)
 
     def log1p(self, v: Any) -> Any:
         """``e log 2 + 2 atanh(f / (2 + f))``, ``1 + v = 2^e (1 + f)``; where ``e = 0`` it is ``f = v``, exactly."""
@@ -143,7 +152,7 @@ class Vectors:
         f = b.select(b.icmp_signed("==", e, self.i(0)), v, b.fsub(m, self.f(1.0)))
         s = b.fdiv(f, b.fadd(f, self.f(2.0)))
         z = b.fmul(s, s)
-        tail = b.fmul(z, self.horner([2.0 / k for k in range(23, 1, -2)], z))
+        tail = b.fmul(z, self.polynomial(_ATANH, z))
         near = self.fma(s, tail, b.fmul(s, self.f(2.0)))
         whole = b.fsub(b.bitcast(b.add(e, self.i(MAGIC_BITS)), VF), self.f(MAGIC))
         return b.select(b.fcmp_unordered("uno", v, v), v, self.fma(whole, self.f(math.log(2.0)), near))

@@ -95,10 +95,29 @@ def _evaluate(
     return loss, terms, sums, None if found.gradient is None else torch.from_numpy(found.gradient)
 
 
-def scaled(gradient: Tensor, upstream: float) -> Tensor:
-    """The float32 gradient for an upstream gradient."""
-    upstream = 0.0 if abs(upstream) < functions.TINY else upstream
-    return torch.from_numpy(fast.scaled(gradient.numpy(), upstream, torch.get_num_threads()))
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The float32 gradient for an upstream gradient, a scalar."""
+    if torch.compiler.is_compiling():
+        scaled_in_graph: Tensor = _scaled(gradient, upstream)
+        return scaled_in_graph
+    factor = float(upstream)
+    return gradient if factor == 1.0 else _times(gradient, factor)
+
+
+def _times(gradient: Tensor, factor: float) -> Tensor:
+    factor = 0.0 if abs(factor) < functions.TINY else factor
+    return torch.from_numpy(fast.scaled(gradient.numpy(), factor, torch.get_num_threads()))
+
+
+@torch.library.custom_op("dualloss::scaled", mutates_args=(), device_types="cpu")
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The same as one node of a compiled graph."""
+    return _times(gradient, float(upstream))
+
+
+@_scaled.register_fake
+def _(gradient: Tensor, upstream: Tensor) -> Tensor:
+    return torch.empty_like(gradient)
 
 
 @functools.lru_cache(maxsize=64)
@@ -123,7 +142,10 @@ def _operator(
     """The same as one node of a compiled graph."""
     loss, terms, sums, found = _evaluate(
         _spec(spec), reduction, axis, labels, input, target, mask, weight, totals, weights, gradient,
-        trusted=labels and fast.all_classes(target, mask, input.shape[axis], _spec(spec).ignore_index),
+        trusted=labels
+        and fast.all_classes(
+            target.numpy(), None if mask is None else mask.numpy(), input.shape[axis], _spec(spec).ignore_index
+        ),
     )  # fmt: skip
     return loss, terms, sums, input.new_empty(0, dtype=torch.float32) if found is None else found.contiguous()
 

@@ -298,11 +298,8 @@ class _Gradient(torch.autograd.Function):
             scale, gradient = None, _evaluate(settings, input, *saved).gradient(spread).reshape(input.shape)
         else:
             (gradient,) = saved
-            plain = input.dtype == torch.float32 and input.device.type == "cpu" and not torch.compiler.is_compiling()
-            if plain and float(upstream) == 1.0:
-                return gradient
-            if plain and kernels.enabled:
-                return fast.scaled(gradient, float(upstream))
+            if kernels.enabled and input.dtype == torch.float32 and input.device.type == "cpu":
+                return fast.scaled(gradient, upstream)
         return engine.backward(_OPS, scale, gradient, str(input.dtype).removeprefix("torch."))
 
     @staticmethod
@@ -381,7 +378,10 @@ def _check_dtype(name: str, value: Tensor, labels: bool) -> None:
 
 def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tensor | None, names: Names) -> None:
     """Inside a compiled graph values cannot be looked at; there the position becomes NaN."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or target.numel() == 0:
+        return
+    least, most = torch.aminmax(target)  # one pass; the rest is for those that fail it
+    if int(least) >= 0 and int(most) < channels:
         return
     wrong = (target < 0) | (target >= channels)
     if ignore is not None:
