@@ -1,12 +1,13 @@
-"""What the loss costs: time of total_loss and its gradient, against plain code, in one table.
+"""What the loss costs: time and memory of loss and gradient, against plain code, and the targets for both.
 
-For each framework and mode (PyTorch eager and compiled; TensorFlow eager, graph and XLA) three losses are
-timed on the same random batch: `plain`, the two terms as people write them; `native`,
-`Loss(spec, numerics="native")`; and `exact`, `Loss(spec)`. They take turns within one process, so that what
-else the machine does meets all alike. Each framework has a process of its own, so that their threads do not
-meet.
+Every size and framework has a process of its own. In it, for each mode (PyTorch eager and compiled; TensorFlow eager,
+graph, XLA and Keras' training step) three losses take turns on the same batch, so that what else the machine does
+meets all alike: `plain`, the terms as people write them (benchmarks/plain.py); `native`, `Loss(spec,
+numerics="native")`; and `exact`, `Loss(spec)`. Peak memory is that of one step in a fresh process.
 
-    python benchmarks/cost.py --size 4x21x128x128 --repeats 30 --json cost.json
+    python benchmarks/cost.py                       # everything; writes docs/performance.{json,md} and the plots
+    python benchmarks/cost.py --size 4x21x128x128   # one size, printed only
+    python benchmarks/cost.py --check               # exit status 1 if a target is missed
 """
 
 from __future__ import annotations
@@ -16,139 +17,49 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plain import MODES, SPECS, STEPS, Size, Step, elements
 
-from dualloss import TOTAL_LOSS, __version__
+from dualloss import __version__
 
-FRAMEWORKS = {"torch": "torch", "tf": "tensorflow"}
-"""The modules to import."""
+DOCS = Path(__file__).parents[1] / "docs"
+MODULES = {"torch": "torch", "tf": "tensorflow"}
+PACKAGES = ("numpy", "torch", "tensorflow", "tensorflow-cpu", "keras", "llvmlite")
+SIZES = ("4x21x128x128", "8x19x256x256", "1x150x512x512", "16x2x512x512", "2x4x64x96x96")
+POSITIONS = tuple(f"1x21x{n}x{n}" for n in (32, 64, 128, 256, 512))
+CLASSES = tuple(f"1x{n}x128x128" for n in (2, 5, 20, 60, 200))
 
-PACKAGES = ("numpy", "torch", "tensorflow", "tensorflow-cpu", "keras")
-LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
+TARGETS = (
+    ("torch", "eager", "exact", "eager", 0.5),
+    ("torch", "compile", "exact", "compile", 0.5),
+    ("tf", "eager", "exact", "graph", 1.0),
+    ("tf", "graph", "exact", "graph", 1.0),
+    ("tf", "fit", "exact", "graph", 1.0),
+    ("tf", "XLA", "exact", "XLA", 0.15),
+    ("torch", "eager", "native", "eager", 0.5),
+    ("torch", "compile", "native", "compile", 0.5),
+    ("tf", "eager", "native", "eager", 0.5),
+    ("tf", "graph", "native", "graph", 0.5),
+    ("tf", "XLA", "native", "XLA", 0.5),
+)
+"""Framework, mode and loss; the mode whose plain code it is compared with; the largest ratio of medians."""
+MEMORY_TARGET = 0.4
 
-Size = tuple[int, int, int, int]
-"""Batch, channels, height, width."""
-
-Step = Callable[[], float]
-"""One forward and backward pass, finished when it returns the loss."""
-
-
-def batch(size: Size) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Logits, channels last, and labels."""
-    samples, channels, height, width = size
-    rng = np.random.default_rng(0)
-    logits = 3 * rng.standard_normal((samples, height, width, channels), np.float32)
-    return logits, rng.integers(0, channels, (samples, height, width))
-
-
-def torch_steps(size: Size, device: str) -> Iterator[tuple[str, dict[str, Step]]]:
-    """The modes of PyTorch, each with its three losses."""
-    import torch
-    import torch.nn.functional as F
-    from torch import Tensor
-
-    from dualloss.torch import Loss
-
-    place = torch.device("cuda" if device == "gpu" else "cpu")
-    logits, labels = batch(size)
-    x = torch.from_numpy(np.moveaxis(logits, -1, 1).copy()).to(place).requires_grad_()
-    y = torch.from_numpy(labels).to(place)
-    channels = size[1]
-    kernel = torch.from_numpy(LAPLACIAN).expand(channels, 1, 3, 3).contiguous().to(place)
-
-    def edges(images: Tensor) -> Tensor:
-        return F.conv2d(images, kernel, padding=1, groups=channels)
-
-    def plain(input: Tensor, target: Tensor) -> Tensor:
-        one_hot = F.one_hot(target, channels).movedim(-1, 1).float()
-        return F.cross_entropy(input, target) + 0.5 * F.mse_loss(edges(input), edges(one_hot))
-
-    def step(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
-        def once() -> float:
-            x.grad = None
-            value = loss(x, y)
-            value.backward()
-            if place.type == "cuda":
-                torch.cuda.synchronize()
-            return value.item()
-
-        return once
-
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "plain": plain,
-        "native": Loss(TOTAL_LOSS, numerics="native"),
-        "exact": Loss(TOTAL_LOSS),
-    }
-    yield "eager", {name: step(loss) for name, loss in losses.items()}
-    yield "compile", {name: step(torch.compile(loss)) for name, loss in losses.items()}
+Row = dict[str, Any]
 
 
-def tf_steps(size: Size, device: str) -> Iterator[tuple[str, dict[str, Step]]]:
-    """The modes of TensorFlow, each with its three losses."""
-    import tensorflow as tf
-
-    from dualloss.tf import Loss
-
-    place = "/GPU:0" if device == "gpu" else "/CPU:0"
-    logits, labels = batch(size)
-    channels = size[1]
-    with tf.device(place):
-        x, y = tf.constant(logits), tf.constant(labels)
-        kernel = tf.tile(LAPLACIAN[:, :, None, None], [1, 1, channels, 1])
-
-    def edges(images: Any) -> Any:
-        return tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], "SAME")
-
-    def plain(y_true: Any, y_pred: Any) -> Any:
-        one_hot = tf.one_hot(y_true, channels)
-        cross_entropy = tf.nn.softmax_cross_entropy_with_logits(one_hot, y_pred)
-        boundary = tf.square(edges(y_pred) - edges(one_hot))
-        return tf.reduce_mean(cross_entropy) + 0.5 * tf.reduce_mean(boundary)
-
-    def step(loss: Callable[[Any, Any], Any], compiled: Callable[[Any], Any]) -> Step:
-        @compiled
-        def both(y_true: Any, y_pred: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(y_pred)
-                value = loss(y_true, y_pred)
-            return value, tape.gradient(value, y_pred)
-
-        def once() -> float:
-            with tf.device(place):
-                value, gradient = both(y, x)
-                tf.reshape(gradient, [-1])[0].numpy()  # waits for it
-                return float(value)
-
-        return once
-
-    modes: dict[str, Callable[[Any], Any]] = {
-        "eager": lambda function: function,
-        "graph": tf.function,
-        "XLA": tf.function(jit_compile=True),
-    }
-    losses: dict[str, Callable[[Any, Any], Any]] = {
-        "plain": plain,
-        "native": Loss(TOTAL_LOSS, numerics="native"),
-        "exact": Loss(TOTAL_LOSS),
-    }
-    for mode, compiled in modes.items():
-        yield mode, {name: step(loss, compiled) for name, loss in losses.items()}
-
-
-def measure(steps: dict[str, Step], repeats: int) -> dict[str, dict[str, Any]]:
-    """First calls, then `repeats` timings of each, in turns; milliseconds."""
-    found: dict[str, dict[str, Any]] = {}
+def measure(steps: dict[str, Step], budget: float) -> dict[str, Row]:
+    """First calls, then timings of each in turns: at least 5 rounds, then until the budget, in seconds, is spent."""
+    found: dict[str, Row] = {}
     running: dict[str, Step] = {}
     values = {}
     for name, step in steps.items():
@@ -156,53 +67,72 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, dict[str, Any]]:
         try:
             values[name] = step()
         except Exception as error:  # a mode may be missing here: torch.compile without a C++ compiler
-            found[name] = {"error": f"{type(error).__name__}: {error}"}
+            found[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
             continue
         found[name] = {"first": 1e3 * (time.perf_counter() - started), "times": []}
         running[name] = step
         step()
     for name, value in values.items():
-        if not math.isclose(value, values.get("plain", value), rel_tol=1e-5):
+        if "plain" in values and not np.isclose(value, values["plain"], rtol=1e-4):
             raise AssertionError(f"{name} is {value}, plain {values['plain']}: they compute different losses")
-    for _ in range(repeats):
+    started = time.perf_counter()
+    rounds = 0
+    while rounds < 5 or (rounds < 50 and time.perf_counter() - started < budget):
         for name, step in running.items():
-            started = time.perf_counter()
+            before = time.perf_counter()
             step()
-            found[name]["times"].append(1e3 * (time.perf_counter() - started))
+            found[name]["times"].append(1e3 * (time.perf_counter() - before))
+        rounds += 1
+    for row in found.values():
+        if "times" in row:
+            quartiles = statistics.quantiles(row.pop("times"), n=4, method="inclusive")
+            row |= dict(zip(("lower", "median", "upper"), quartiles, strict=True), rounds=rounds)
     return found
 
 
-def worker(framework: str, size: Size, repeats: int, device: str) -> list[dict[str, Any]]:
-    """The rows of one framework: this is what its process does."""
+def work(options: argparse.Namespace) -> list[Row]:
+    """The rows of one framework, loss and size: this is what a process does."""
+    framework, loss, where = options.worker, options.loss, options.size
+    modes = tuple(options.modes.split(","))
     rows = []
-    for mode, steps in (torch_steps if framework == "torch" else tf_steps)(size, device):
-        found = measure(steps, repeats)
-        plain = statistics.median(found["plain"]["times"]) if "times" in found["plain"] else None
-        for name, result in found.items():
-            row: dict[str, Any] = {"framework": framework, "mode": mode, "loss": name, **result}
-            if "times" in row:
-                quartiles = statistics.quantiles(row["times"], n=4, method="inclusive")
-                row |= dict(zip(("lower", "median", "upper"), quartiles, strict=True))
-                row["ratio"] = row["median"] / plain if plain else None
-            rows.append(row)
+    for mode, steps in STEPS[framework](loss, where, modes):
+        chosen = {name: step for name, step in steps.items() if name in options.losses.split(",")}
+        for name, found in measure(chosen, options.budget).items():
+            rows.append({"framework": framework, "mode": mode, "loss": loss, "numerics": name, **found})
     return rows
 
 
-def in_its_own_process(framework: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of one framework."""
-    size = "x".join(map(str, arguments.size))
-    command = [sys.executable, __file__, "--worker", framework, "--size", size, "--device", arguments.device]
+def peak(options: argparse.Namespace) -> list[Row]:
+    """The memory that a step takes beyond what there was before it, in MiB; compilers have run on a smaller batch."""
+    small = (1, options.size[1], *[16] * (len(options.size) - 2))
+    ((_, warm),) = STEPS[options.worker](options.loss, small, (options.modes,))
+    warm[options.losses]()
+    ((_, steps),) = STEPS[options.worker](options.loss, options.size, (options.modes,))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = _status("VmRSS")
+    steps[options.losses]()
+    return [{"mode": options.modes, "numerics": options.losses, "memory": (_status("VmHWM") - before) / 1024}]
+
+
+def _status(name: str) -> int:
+    """A line of the kernel's account of this process, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def process(kind: str, framework: str, loss: str, where: str, modes: str, losses: str, budget: float) -> list[Row]:
+    """What a process of its own finds."""
+    command = [sys.executable, __file__, kind, framework, "--loss", loss, "--size", where, "--modes", modes]
     environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-    done = subprocess.run(
-        [*command, "--repeats", str(arguments.repeats)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    command += ["--losses", losses, "--budget", str(budget)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
-        raise SystemExit(f"the process of {framework} ended with exit status {done.returncode}")
-    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return rows
+        raise SystemExit(f"the process of {framework} on {where} ended with exit status {done.returncode}")
+    rows: list[Row] = json.loads(done.stdout.splitlines()[-1])
+    return [{"size": where, **row} for row in rows]
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """What the times depend on."""
     cpu = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
@@ -210,7 +140,7 @@ def machine(device: str) -> dict[str, Any]:
         names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].partition(":")[2].strip() if names else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "system": platform.platform(), "device": device}
+    return {"cpu": cpu, "cores": cores, "system": platform.platform()}
 
 
 def versions() -> dict[str, str]:
@@ -222,84 +152,263 @@ def versions() -> dict[str, str]:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print the rows, by rich where it is installed."""
-    header = ("framework", "mode", "loss", "median ms", "quartiles", "x plain", "first ms")
-    cells = []
-    for row in rows:
-        numbers: tuple[str, ...] = ("failed", "", "", "")
-        if "error" not in row:
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            quartiles = f"{row['lower']:.1f} - {row['upper']:.1f}"
-            numbers = (f"{row['median']:.1f}", quartiles, ratio, f"{row['first']:.0f}")
-        cells.append((row["framework"], row["mode"], row["loss"], *numbers))
-    try:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        for line in (header, *cells):
-            texts = [cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False)]
-            texts += [cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True)]
-            print("  ".join(texts))
-    else:
-        grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for number, title in enumerate(header):
-            grid.add_column(title, justify="left" if number < 3 else "right", no_wrap=True)
-        for number, line in enumerate(cells):
-            ends = number + 1 == len(cells) or cells[number + 1][:2] != line[:2]
-            grid.add_row(*line, end_section=ends)
-        Console().print(grid)
+def bandwidth() -> float:
+    """GB/s of a copy that no cache holds, read and written bytes together; the best of some."""
+    source = np.ones(1 << 26, np.float32)
+    target = np.empty_like(source)
+    best = 0.0
+    for _ in range(5):
+        before = time.perf_counter()
+        np.copyto(target, source)
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - before) / 1e9)
+    return best
 
 
-def size(text: str) -> Size:
-    """The four numbers of `4x21x128x128`."""
-    numbers = [int(part) for part in text.split("x")]
-    if len(numbers) != 4 or min(numbers) < 1:
+def find(rows: list[Row], **wanted: str) -> Row | None:
+    """The row with these properties that has a median."""
+    return next((r for r in rows if "median" in r and all(r[k] == v for k, v in wanted.items())), None)
+
+
+def verdicts(report: Row) -> list[Row]:
+    """The targets, for every size that was measured."""
+    found = []
+    for framework, mode, numerics, against, limit in TARGETS:
+        for where in report["sizes"]:
+            base: Row = {"size": where, "framework": framework, "loss": "total_loss"}
+            ours = find(report["rows"], **base, mode=mode, numerics=numerics)
+            plain = find(report["rows"], **base, mode=against, numerics="plain")
+            if ours and plain:
+                ratio = ours["median"] / plain["median"]
+                name = f"{framework} {mode}, {numerics}, against plain {against}"
+                found.append({"target": name, "size": where, "ratio": ratio, "limit": limit, "met": ratio <= limit})
+    for where in report["sizes"]:
+        memory = {r["numerics"]: r["memory"] for r in report["memory"] if r["size"] == where}
+        if {"exact", "plain"} <= set(memory):
+            ratio = memory["exact"] / memory["plain"]
+            name = "peak extra memory, torch eager, exact, against plain eager"
+            met = ratio <= MEMORY_TARGET
+            found.append({"target": name, "size": where, "ratio": ratio, "limit": MEMORY_TARGET, "met": met})
+    return found
+
+
+def markdown(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines)) + "\n"
+
+
+def targets_table(report: Row) -> str:
+    """A row for each target, a column for each size."""
+    found = verdicts(report)
+    lines = []
+    for name in dict.fromkeys(v["target"] for v in found):
+        of = {v["size"]: v for v in found if v["target"] == name}
+        limit = next(iter(of.values()))["limit"]
+        cells = [f"{of[s]['ratio']:.2f}{'' if of[s]['met'] else ' ✗'}" if s in of else "" for s in report["sizes"]]
+        lines.append((name, f"{limit:g}", *cells))
+    return markdown(("ratio of medians", "target", *report["sizes"]), lines)
+
+
+def times_table(report: Row, where: str) -> str:
+    """All that was measured of total_loss on one size."""
+    lines: list[tuple[str, ...]] = []
+    for row in report["rows"]:
+        if row["size"] == where and row["loss"] == "total_loss":
+            name = (row["framework"], row["mode"], row["numerics"])
+            if "error" in row:
+                lines.append((*name, "failed", "", ""))
+                continue
+            quartiles = f"{row['lower']:.1f} to {row['upper']:.1f}"
+            lines.append((*name, f"{row['median']:.1f}", quartiles, f"{row['first'] / 1e3:.1f}"))
+    return markdown(("framework", "mode", "loss", "median ms", "quartiles", "first call, s"), lines)
+
+
+def terms_table(report: Row) -> str:
+    """The other hot terms, each against its plain code."""
+    lines = []
+    for loss in SPECS:
+        cells = []
+        for framework, mode in (("torch", "eager"), ("tf", "graph")):
+            base = {"framework": framework, "mode": mode, "loss": loss, "size": SIZES[0]}
+            plain, exact = (find(report["rows"], **base, numerics=n) for n in ("plain", "exact"))
+            if plain and exact:
+                cells += [f"{plain['median']:.1f}", f"{exact['median']:.1f}"]
+                cells.append(f"{exact['median'] / plain['median']:.2f}")
+        if cells:
+            lines.append((f"`{SPECS[loss]}`", *cells))
+    header = ("loss", "torch eager: plain ms", "exact ms", "ratio", "TF graph: plain ms", "exact ms", "ratio")
+    return markdown(header, lines)
+
+
+PAGE = """\
+# What exactness costs
+
+Written by `nox -s bench`; do not edit. One run on {machine}; {versions}. Forward and backward of
+`total_loss` (cross-entropy plus half the boundary term), float32 logits, class indices as targets, medians; all losses
+of a mode took turns in one process. Compare within a row; on another machine run it again.
+
+With llvmlite installed (the extra `fast`) one pass of a kernel that is compiled for your CPU computes the exact loss;
+without it, and for what kernels do not cover, the array engine does, which takes many times as long.
+
+## The targets
+
+{targets}
+✗: missed. `fit` is one `train_on_batch` of a Keras model with one weight, the optimizer included, compiled as Keras
+does by default. Peak extra memory is what a step adds to the process, the gradient included: at {first}
+{memory}.
+
+## 4x21x128x128
+
+{times}
+![Time of total_loss against plain code](performance-bars.png)
+
+## Other terms, 4x21x128x128
+
+{terms}
+## Growth
+
+Against the time that reading the logits and writing the gradient once takes at the {bandwidth:.1f} GB/s of a copy:
+
+![Time against size](performance-size.png)
+
+{growth}"""
+
+
+def growth_table(report: Row) -> str:
+    """Time for each element over the sizes."""
+    lines = []
+    for where in (*POSITIONS, *CLASSES):
+        row = find(report["rows"], size=where, framework="torch", mode="eager", numerics="exact")
+        plain = find(report["rows"], size=where, framework="torch", mode="eager", numerics="plain")
+        if row and plain:
+            number = elements(parse_size(where))
+            each = [f"{r['median']:.2f} ms, {1e6 * r['median'] / number:.1f} ns" for r in (row, plain)]
+            lines.append((where, f"{number:,}", *each))
+    return markdown(("size", "elements", "exact: time, for each element", "plain"), lines)
+
+
+def write(report: Row) -> None:
+    """The page, its data and its plots."""
+    (DOCS / "performance.json").write_text(json.dumps(report, indent=1) + "\n")
+    plots(report)
+    where = report["machine"]
+    named = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    memory = [f"{r['memory']:.0f} MiB {r['numerics']}" for r in report["memory"] if r["size"] == SIZES[0]]
+    text = PAGE.format(
+        machine=f"{where['cpu']}, {where['cores']} cores, {where['system']}",
+        versions=named,
+        targets=targets_table(report),
+        times=times_table(report, SIZES[0]),
+        terms=terms_table(report),
+        bandwidth=report["bandwidth"],
+        growth=growth_table(report),
+        first=SIZES[0],
+        memory=", ".join(memory),
+    )
+    (DOCS / "performance.md").write_text(text)
+
+
+def plots(report: Row) -> None:
+    """Bars against plain code, and time against size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [r for r in report["rows"] if r["size"] == SIZES[0] and r["loss"] == "total_loss" and "median" in r]
+    modes = list(dict.fromkeys((r["framework"], r["mode"]) for r in rows))
+    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+    for k, numerics in enumerate(("plain", "native", "exact")):
+        of = {(r["framework"], r["mode"]): r for r in rows if r["numerics"] == numerics}
+        places = [i + 0.27 * (k - 1) for i, mode in enumerate(modes) if mode in of]
+        axes.bar(places, [of[mode]["median"] for mode in modes if mode in of], 0.25, label=numerics)
+    axes.set_xticks(range(len(modes)), [" ".join(mode) for mode in modes])
+    axes.set(yscale="log", ylabel="ms, forward and backward", title=f"total_loss, {SIZES[0]}")
+    axes.legend()
+    figure.savefig(DOCS / "performance-bars.png", dpi=100)
+
+    figure, both = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    for axes, sizes, label in zip(
+        both, (POSITIONS, CLASSES), ("positions, 21 classes", "classes, 128x128"), strict=True
+    ):
+        for numerics in ("plain", "exact"):
+            found = {s: find(report["rows"], size=s, mode="eager", numerics=numerics) for s in sizes}
+            points = [(elements(parse_size(s)), r["median"]) for s, r in found.items() if r]
+            axes.plot(*zip(*points, strict=True), "o-", label=f"{numerics}, torch eager")
+        numbers = [elements(parse_size(s)) for s in sizes]
+        axes.plot(numbers, [8e-6 * n / report["bandwidth"] for n in numbers], "k--", label="copy of the logits")
+        axes.set(xscale="log", yscale="log", xlabel=f"elements ({label})", ylabel="ms, forward and backward")
+        axes.legend()
+    figure.savefig(DOCS / "performance-size.png", dpi=100)
+
+
+def parse_size(text: str) -> Size:
+    """The numbers of `4x21x128x128`."""
+    numbers = tuple(int(part) for part in text.split("x"))
+    if len(numbers) not in (4, 5) or min(numbers) < 1:
         raise ValueError(text)
-    return numbers[0], numbers[1], numbers[2], numbers[3]
+    return numbers
 
 
 def main() -> int:
-    """Run the benchmark; 1 if a loss failed to run."""
+    """Run the benchmark."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--size", type=size, default=(4, 21, 128, 128), help="batch x channels x height x width: 4x21x128x128")
-    add("--repeats", type=int, default=30, help="timings of each loss (default: 30)")
-    add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute (default: cpu)")
-    add("--json", type=Path, metavar="FILE", help="also write everything to FILE")
-    add("--worker", choices=FRAMEWORKS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.repeats < 2:
-        parser.error("--repeats must be 2 or more, for quartiles")
-    if arguments.worker:
-        print(json.dumps(worker(arguments.worker, arguments.size, arguments.repeats, arguments.device)))
+    add("--size", type=parse_size, help="only this one, such as 4x21x128x128, and nothing is written")
+    add("--check", action="store_true", help="exit with 1 if a target is missed")
+    add("--budget", type=float, default=4.0, help="seconds for the rounds of a mode (default: 4)")
+    add("--worker", choices=STEPS, help=argparse.SUPPRESS)
+    add("--peak", choices=STEPS, dest="peak", help=argparse.SUPPRESS)
+    add("--loss", default="total_loss", help=argparse.SUPPRESS)
+    add("--modes", help=argparse.SUPPRESS)
+    add("--losses", default="plain,native,exact", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker or options.peak:
+        rows = work(options) if options.worker else None
+        if rows is None:
+            options.worker = options.peak
+            rows = peak(options)
+        print(json.dumps(rows))
         return 0
 
-    report: dict[str, Any] = {
-        "machine": machine(arguments.device),
-        "versions": versions(),
-        "size": arguments.size,
-        "repeats": arguments.repeats,
-        "rows": [],
-    }
+    sizes = SIZES if options.size is None else ("x".join(map(str, options.size)),)
+    report: Row = {"machine": machine(), "versions": versions(), "sizes": sizes, "rows": [], "memory": []}
     print(", ".join(f"{key} {value}" for key, value in {**report["machine"], **report["versions"]}.items()))
-    shape = " x ".join(map(str, arguments.size))
-    print(f"total_loss and its gradient, float32 logits of {shape}, {arguments.repeats} repeats")
-    for framework, module in FRAMEWORKS.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"{module} is not installed: left out")
-        else:
-            report["rows"] += in_its_own_process(framework, arguments)
-    table(report["rows"])
+    here = [framework for framework in STEPS if importlib.util.find_spec(MODULES[framework]) is not None]
+    for framework in set(STEPS) - set(here):
+        print(f"{MODULES[framework]} is not installed: left out")
+    report["bandwidth"] = bandwidth()
+
+    def run(framework: str, loss: str, where: str, modes: str, losses: str) -> None:
+        report["rows"] += process("--worker", framework, loss, where, modes, losses, options.budget)
+
+    for where in sizes:
+        for framework in here:
+            print(f"{framework}, {where}", flush=True)
+            run(framework, "total_loss", where, ",".join(MODES[framework]), "plain,native,exact")
+        if "torch" in here and Path("/proc/self/clear_refs").exists():
+            for numerics in ("plain", "exact"):
+                report["memory"] += process("--peak", "torch", "total_loss", where, "eager", numerics, 0)
+    if options.size is None:
+        for framework, mode in (("torch", "eager"), ("tf", "graph")):
+            for loss in SPECS:
+                if framework in here and loss != "total_loss":
+                    print(f"{framework}, {loss}", flush=True)
+                    run(framework, loss, SIZES[0], mode, "plain,exact")
+        for where in (*POSITIONS, *CLASSES):
+            if "torch" in here:
+                print(f"growth, {where}", flush=True)
+                run("torch", "total_loss", where, "eager", "plain,exact")
+        write(report)
+    for where in sizes:
+        print(f"\n{where}\n\n{times_table(report, where)}")
+    print(targets_table(report))
+    missed = [v for v in verdicts(report) if not v["met"]]
     failed = [row for row in report["rows"] if "error" in row]
     for row in failed:
-        print(f"{row['framework']} {row['mode']} {row['loss']} failed: {row['error']}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 1 if failed else 0
+        print(f"{row['framework']} {row['mode']} {row['numerics']} on {row['size']} failed: {row['error']}")
+    print(f"{len(missed)} of {len(verdicts(report))} targets missed")
+    return 1 if failed or (options.check and missed) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+"""The losses as people write them in their framework, and ours beside them, on one batch: steps to be timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import dualloss as dl
+
+LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
+SPECS: dict[str, dl.Spec] = {
+    "total_loss": dl.TOTAL_LOSS,
+    "cross_entropy": dl.CrossEntropy(),
+    "binary_cross_entropy": dl.BinaryCrossEntropy(),
+    "focal": dl.Focal(gamma=2.0),
+    "dice": dl.Dice(smooth=1.0),
+    "mse": dl.MeanSquaredError(),
+    "huber": dl.Huber(),
+}
+
+Size = tuple[int, ...]
+"""Batch, channels, spatial axes."""
+
+Step = Callable[[], float]
+"""One forward and backward pass, finished when it returns the loss."""
+
+
+def batch(size: Size) -> tuple[Any, Any]:
+    """Logits, channels last, and labels: regions, with borders, as of a segmentation."""
+    samples, channels, *spatial = size
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((samples, *spatial, channels), np.float32)
+    coarse = rng.integers(0, channels, (samples, *(-(-n // 8) for n in spatial)))
+    for axis, n in enumerate(spatial, 1):
+        coarse = np.take(coarse.repeat(8, axis), np.arange(n), axis)
+    return logits, coarse
+
+
+def laplacian(spatial: int) -> Any:
+    """The kernel: its neighbours in the plane; of volumes those along all three axes."""
+    if spatial == 2:
+        return LAPLACIAN
+    volume = np.zeros((3, 3, 3), np.float32)
+    volume[1] = LAPLACIAN
+    volume[0, 1, 1] = volume[2, 1, 1] = 1
+    volume[1, 1, 1] = -6
+    return volume
+
+
+def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Step]]]:
+    """The modes of PyTorch, each with the losses "plain", "native" and "exact"."""
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from dualloss.torch import Loss
+
+    logits, labels = batch(size)
+    x = torch.from_numpy(np.moveaxis(logits, -1, 1).copy()).requires_grad_()
+    y = torch.from_numpy(labels)
+    channels, spatial = size[1], len(size) - 2
+    kernel = torch.from_numpy(laplacian(spatial)).expand(channels, 1, *[3] * spatial).contiguous()
+    convolve = {2: F.conv2d, 3: F.conv3d}[spatial]
+
+    def edges(images: Tensor) -> Tensor:
+        return convolve(images, kernel, padding=1, groups=channels)
+
+    def one_hot(target: Tensor) -> Tensor:
+        return F.one_hot(target, channels).movedim(-1, 1).float()
+
+    def total_loss(input: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(input, target) + 0.5 * F.mse_loss(edges(input), edges(one_hot(target)))
+
+    def focal(input: Tensor, target: Tensor) -> Tensor:
+        logs = F.log_softmax(input, 1).gather(1, target[:, None])
+        return (-((1 - logs.exp()) ** 2) * logs).mean()
+
+    def dice(input: Tensor, target: Tensor) -> Tensor:
+        p, t = input.softmax(1), one_hot(target)
+        axes = (0, *range(2, input.ndim))
+        return (1 - (2 * (p * t).sum(axes) + 1) / (p.sum(axes) + t.sum(axes) + 1)).mean()
+
+    plain: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "total_loss": total_loss,
+        "cross_entropy": F.cross_entropy,
+        "binary_cross_entropy": lambda x, y: F.binary_cross_entropy_with_logits(x, one_hot(y)),
+        "focal": focal,
+        "dice": dice,
+        "mse": lambda x, y: F.mse_loss(x, one_hot(y)),
+        "huber": lambda x, y: F.huber_loss(x, one_hot(y)),
+    }
+
+    def step(criterion: Callable[[Tensor, Tensor], Tensor]) -> Step:
+        def once() -> float:
+            x.grad = None
+            value = criterion(x, y)
+            value.backward()
+            return value.item()
+
+        return once
+
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "plain": plain[loss],
+        "native": Loss(SPECS[loss], numerics="native"),
+        "exact": Loss(SPECS[loss]),
+    }
+    if "eager" in modes:
+        yield "eager", {name: step(criterion) for name, criterion in losses.items()}
+    if "compile" in modes:
+        yield "compile", {name: step(torch.compile(criterion)) for name, criterion in losses.items()}
+
+
+def tf_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Step]]]:
+    """The modes of TensorFlow, each with its losses."""
+    import keras
+    import tensorflow as tf
+
+    from dualloss.tf import Loss
+
+    logits, labels = batch(size)
+    channels, spatial = size[1], len(size) - 2
+    x, y = tf.constant(logits), tf.constant(labels)
+    kernel = laplacian(spatial)
+
+    def edges(images: Any) -> Any:
+        if spatial == 2:
+            return tf.nn.depthwise_conv2d(images, np.repeat(kernel[:, :, None, None], channels, 2), [1] * 4, "SAME")
+        # There is no depthwise convolution of volumes: every channel is an image of its own.
+        shape = tf.shape(images)
+        apart = tf.reshape(tf.transpose(images, [0, 4, 1, 2, 3]), [-1, *size[2:], 1])
+        found = tf.nn.conv3d(apart, kernel[..., None, None], [1] * 5, "SAME")
+        return tf.transpose(tf.reshape(found, [shape[0], channels, *size[2:]]), [0, 2, 3, 4, 1])
+
+    def total_loss(y_true: Any, y_pred: Any) -> Any:
+        one_hot = tf.one_hot(y_true, channels)
+        cross_entropy = tf.nn.softmax_cross_entropy_with_logits(one_hot, y_pred)
+        boundary = tf.square(edges(y_pred) - edges(one_hot))
+        return tf.reduce_mean(cross_entropy) + 0.5 * tf.reduce_mean(boundary)
+
+    def focal(y_true: Any, y_pred: Any) -> Any:
+        logs = -tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)
+        return tf.reduce_mean(-((1 - tf.exp(logs)) ** 2) * logs)
+
+    def dice(y_true: Any, y_pred: Any) -> Any:
+        p, t = tf.nn.softmax(y_pred), tf.one_hot(y_true, channels)
+        axes = list(range(spatial + 1))
+        both, each = tf.reduce_sum(p * t, axes), tf.reduce_sum(p, axes) + tf.reduce_sum(t, axes)
+        return tf.reduce_mean(1 - (2 * both + 1) / (each + 1))
+
+    def huber(y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean(keras.losses.huber(tf.one_hot(y_true, channels), y_pred))
+
+    plain: dict[str, Callable[[Any, Any], Any]] = {
+        "total_loss": total_loss,
+        "cross_entropy": lambda y, x: tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, x)),
+        "binary_cross_entropy": lambda y, x: tf.reduce_mean(
+            tf.nn.sigmoid_cross_entropy_with_logits(tf.one_hot(y, channels), x)
+        ),
+        "focal": focal,
+        "dice": dice,
+        "mse": lambda y, x: tf.reduce_mean(tf.square(x - tf.one_hot(y, channels))),
+        "huber": huber,
+    }
+
+    def step(criterion: Callable[[Any, Any], Any], compiled: Callable[[Any], Any]) -> Step:
+        @compiled
+        def both(y_true: Any, y_pred: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(y_pred)
+                value = criterion(y_true, y_pred)
+            return value, tape.gradient(value, y_pred)
+
+        def once() -> float:
+            value, gradient = both(y, x)
+            tf.reshape(gradient, [-1])[0].numpy()  # waits for it
+            return float(value)
+
+        return once
+
+    class Shift(keras.layers.Layer):
+        """The least that a model can do: one weight to train."""
+
+        def build(self, shape: Any) -> None:
+            self.shift = self.add_weight(shape=(), initializer="zeros")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs + self.shift
+
+    def fit(criterion: Any) -> Step:
+        model = keras.Sequential([keras.Input((*size[2:], channels)), Shift()])
+        model.compile(keras.optimizers.SGD(0.0), loss=criterion)
+        data = tf.data.Dataset.from_tensors((x, y)).repeat()
+        fitted = iter(data)
+
+        def once() -> float:
+            images, target = next(fitted)
+            return float(model.train_on_batch(images, target))
+
+        return once
+
+    compilers: dict[str, Callable[[Any], Any]] = {
+        "eager": lambda function: function,
+        "graph": tf.function,
+        "XLA": tf.function(jit_compile=True),
+    }
+    losses: dict[str, Callable[[Any, Any], Any]] = {
+        "plain": plain[loss],
+        "native": Loss(SPECS[loss], numerics="native"),
+        "exact": Loss(SPECS[loss]),
+    }
+    for mode, compiled in compilers.items():
+        if mode in modes:
+            yield mode, {name: step(criterion, compiled) for name, criterion in losses.items()}
+    if "fit" in modes:
+        yield "fit", {name: fit(criterion) for name, criterion in losses.items()}
+
+
+STEPS = {"torch": torch_steps, "tf": tf_steps}
+MODES = {"torch": ("eager", "compile"), "tf": ("eager", "graph", "XLA", "fit")}
+
+
+def elements(size: Size) -> int:
+    """Of the logits."""
+    return math.prod(size)
