@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite")
 
 import dualloss as dl
 from dualloss import fast
-from dualloss.exact import loss_and_gradient
-from dualloss.parity import cases
+from dualloss.exact import engine, loss_and_gradient, sums
+from dualloss.exact.numpy_ops import NumpyOps
+from dualloss.fast.host import HostOps
+from dualloss.parity import cases, exhaustive
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [c for c in cases.configs() if c.dtype == "float32" and c.reduction != "none"]
@@ -124,6 +129,56 @@ def test_parts_of_a_batch_use_the_sums_of_the_whole() -> None:
     assert same(sums, whole.sums)
     gradients = [fast.evaluate(what, "mean", 1, x[p], labels[p], totals=sums).gradient for p in parts]
     assert same(np.concatenate(gradients), whole.gradient)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 300, 3000])
+def test_few_and_many_channels(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    x = rng.normal(0, 3, (2, channels, 3, 5)).astype(np.float32)
+    labels = rng.integers(0, channels, (2, 3, 5))
+    spec = dl.TOTAL_LOSS + dl.Dice()
+    wanted = loss_and_gradient(spec, x, labels, channel_axis=1)
+    for trusted in (False, True):
+        what = fast.Signature(spec, channels, 2, True, False, False, trusted)
+        found = fast.evaluate(what, "mean", 1, x, labels, threads=2)
+        assert same(found.loss, wanted.loss)
+        assert same(found.gradient, wanted.gradient)
+
+
+@pytest.mark.parametrize("upstream", [0.3, -1e-38, 0.0, 1e30, 2.0**-60, float("inf"), float("nan")])
+@pytest.mark.parametrize("order", ["C", "channels last"])
+def test_scaled_is_what_backward_gives(upstream: float, order: str) -> None:
+    rng = np.random.default_rng(9)
+    gradient = (rng.normal(size=(2, 3, 5, 7)) * 10.0 ** rng.integers(-38, 3, (2, 3, 5, 7))).astype(np.float32)
+    gradient[0, 0, 0, :3] = np.nan, np.inf, -0.0
+    if order != "C":
+        gradient = np.moveaxis(np.moveaxis(gradient, 1, -1).copy(), -1, 1)
+    with np.errstate(all="ignore"):
+        wanted = engine.backward(NumpyOps(), np.array(upstream, np.float64), gradient, "float32")
+    found = fast.scaled(gradient, upstream, 2)
+    assert same(found, wanted)
+    assert found.strides == gradient.strides
+
+
+limbs = st.lists(st.integers(-(2**60), 2**60) | st.sampled_from([0, 0, 0, 1, 2**31, 2**32 - 1]), min_size=9, max_size=9)
+
+
+@given(limbs, st.lists(st.sampled_from([0, 0, 0, 1]), min_size=3, max_size=3))
+def test_sums_are_rounded_alike_by_arrays_and_by_integers(values: list[int], flags: list[int]) -> None:
+    values[-1] //= 2**8  # below the largest float64
+    states = np.array([values + flags, [*values[::-1], 0, 0, 0]])
+    states[1, 8] //= 2**8
+    arrays, integers = sums.to_float(NumpyOps(), states), sums.to_float(HostOps(), states)
+    np.testing.assert_array_equal(np.isnan(arrays), np.isnan(integers))
+    assert same(np.nan_to_num(arrays), np.nan_to_num(integers))
+
+
+@pytest.mark.parametrize("function", ["exp", "log1p"])
+def test_every_argument_of_exp_and_log1p(function: str) -> None:
+    given = exhaustive.arguments(function)
+    kept, raw = exhaustive._kernels(function, given)
+    assert hashlib.sha256(np.ascontiguousarray(kept, "<f8").tobytes()).hexdigest() == exhaustive.DIGESTS[function]
+    assert exhaustive._slack(function, raw) > 40
 
 
 def test_an_empty_batch() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..exact import functions
 from .host import HostOps
 from .program import Program, Signature, trace
 from .program import evaluate as combined
@@ -139,6 +140,7 @@ def scaled(gradient: Any, upstream: float, threads: int = 1) -> Any:
     """A float32 gradient times an upstream gradient, rounded to float32, in the memory layout it has."""
     from .kernel import Arrays
 
+    upstream = 0.0 if abs(upstream) < functions.TINY else upstream
     flat = gradient.ravel(order="K")
     given = Arrays(True, 0, flat, None, None, None, True)
     _scaling().run(given, [upstream], threads)
@@ -151,7 +153,6 @@ def scaled(gradient: Any, upstream: float, threads: int = 1) -> Any:
 
 @functools.cache
 def _scaling() -> Any:
-    from ..exact import functions
     from .kernel import Kernel
     from .trace import Graph, TraceOps
 

@@ -22,8 +22,8 @@ from .trace import Node
 from .vectors import F32, F64, I1, I8, I32, I64, LANES, MAGIC, MAGIC_BITS, VB, VF, VF32, VI, VI8, Vectors
 
 
-def build(rows: Sequence[Row], gradient: Node | None, channels: int) -> tuple[ir.Module, Rings]:
-    """The module with the functions ``run`` and ``call``, and the rings that they need memory for.
+def build(rows: Sequence[Row], gradient: Node | None, channels: int) -> tuple[ir.Module, Rings, int]:
+    """The module with the functions ``run`` and ``call``, the rings that need memory, and the bytes needed besides.
 
     ``run(arrays, geometry, parameters, states)`` adds the exact sums of ``rows`` to ``states``, int64 (number, STATE),
     one for a row or for each of its channels, and writes the gradient. ``call(outputs, inputs)`` is the same for XLA:
@@ -34,7 +34,8 @@ def build(rows: Sequence[Row], gradient: Node | None, channels: int) -> tuple[ir
     kernel = Kernel(module, rows, gradient, channels)
     kernel.write()
     add_run(module, kernel.function, gradient is not None, sum(row.states for row in rows))
-    return module, kernel.rings
+    kernel.fixed_bytes.initializer = I64(kernel.fixed)
+    return module, kernel.rings, kernel.fixed
 
 
 class Kernel(Vectors):
@@ -62,6 +63,9 @@ class Kernel(Vectors):
         self.given = dict(zip(ARGUMENTS, self.function.args, strict=True))
         b = self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.entry = self.function.entry_basic_block
+        self.work = self.given["work"]
+        self.fixed_bytes = ir.GlobalVariable(self.module, I64, "fixed")  # known when all is written
+        self.fixed_bytes.global_constant, self.fixed_bytes.linkage = True, "private"
         self.arrays = {name: b.load(b.gep(self.given["arrays"], [I64(i)])) for i, name in enumerate(POINTERS)}
         self.geometry = {name: b.load(b.gep(self.given["geometry"], [I64(i)])) for i, name in enumerate(GEOMETRY)}
         self.scalars: dict[int, Any] = {}
@@ -93,7 +97,8 @@ class Kernel(Vectors):
         self.ring_length, self.ring_start = [], []
         # What is a float32 number takes half of its place.
         self.narrow = [node.op == "leaf" and node.kind == "f" for node in self.plan.kept]
-        work = b.bitcast(self.given["work"], F64.as_pointer())
+        self.ring_work = b.gep(self.work, [b.load(self.fixed_bytes)])
+        work = b.bitcast(self.ring_work, F64.as_pointer())
         self.zeros = work  # a row of nothing, for what lies off the edge
         start: Any = b.mul(self.padded, I64(self.channels))
         for channels, later in self.rings.rings:
@@ -117,8 +122,8 @@ class Kernel(Vectors):
 
             def block(column: Any) -> None:
                 if last_stage:
-                    fill = self.declared("llvm.memset.p0i8.i64", ir.VoidType(), [self.given["work"].type, I8, I64, I1])
-                    b.call(fill, [self.given["work"], I8(0), self.work_bytes, I1(0)])
+                    fill = self.declared("llvm.memset.p0i8.i64", ir.VoidType(), [self.work.type, I8, I64, I1])
+                    b.call(fill, [self.ring_work, I8(0), self.work_bytes, I1(0)])
                 end = self.smaller(b.add(column, g["block"]), g["width"])
 
                 def step(i: Any) -> None:

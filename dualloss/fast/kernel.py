@@ -89,7 +89,7 @@ class Kernel:
 
     def __init__(self, rows: Sequence[Row], gradient: Node | None, channels: int) -> None:
         self.count, self.channels = sum(row.states for row in rows), channels
-        module, self.rings = codegen.build(rows, gradient, channels)
+        module, self.rings, self.fixed = codegen.build(rows, gradient, channels)
         self._engine = _compiled(module)
         self._run = _RUN(self._engine.get_function_address("run"))
 
@@ -129,7 +129,7 @@ class Kernel:
         steps = [
             (self.channels * positions, *((1, self.channels) if last else (positions, 1))) for last in (x_last, t_last)
         ]
-        work = -(-self.rings.bytes(block, reach, self.channels) // 64) * 64
+        work = self.fixed + -(-self.rings.bytes(block, reach, self.channels) // 64) * 64
         return np.array([height, width, positions, block, plane, *steps[0], *steps[1], rows, threads, work], np.int64)
 
     def run(self, given: Arrays, parameters: Sequence[float], threads: int) -> Any:

@@ -43,8 +43,10 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
 
     rows, threads, work = number("rows"), number("threads"), number("work")
     size = count * STATE * 8
-    each = b.add(work, I64(size + 8 * len(ARGUMENTS) + 64))
-    memory = b.call(allocate, [b.mul(each, threads)])
+    # Every thread's part begins where a cache line does: its vectors are aligned, and no two threads share a line.
+    each = b.add(work, I64(-(-(size + 8 * len(ARGUMENTS)) // 64) * 64))
+    given = b.call(allocate, [b.add(b.mul(each, threads), I64(64))])
+    memory = b.inttoptr(b.and_(b.add(b.ptrtoint(given, I64), I64(63)), I64(-64)), pointer)
     ids = b.bitcast(b.call(allocate, [b.mul(threads, I64(8))]), I64.as_pointer())
 
     def of(k: Any) -> tuple[Any, Any]:
@@ -99,7 +101,7 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
         count_up(b, I64(0), I64(count * STATE), one)
 
     count_up(b, I64(0), threads, add)
-    b.call(free, [memory])
+    b.call(free, [given])
     b.call(free, [b.bitcast(ids, pointer)])
     b.ret_void()
 

@@ -54,19 +54,26 @@ class Vectors:
         module: what it is part of.
         b: where code is added.
         entry: its first block, which holds its memory.
+        work: the memory that it is given, aligned to 64 bytes, and how much of that has been taken, ``fixed``.
     """
 
     module: ir.Module
     b: ir.IRBuilder
     entry: Any
+    work: Any
+    fixed: int = 0
 
     def alloca(self, kind: Any) -> Any:
-        """Memory of the function, for a vector or an array of them."""
+        """Memory of the function, for a vector or an array of them; the larger ones in the work that it is given."""
         with self.b.goto_block(self.entry):
             self.b.position_at_start(self.entry)
-            place = self.b.alloca(kind)
-            place.align = 64
-        return place
+            if not isinstance(kind, ir.ArrayType):
+                place = self.b.alloca(kind)
+                place.align = 64
+                return place
+            bits = kind.element.count * (32 if kind.element.element == F32 else 64)
+            start, self.fixed = self.fixed, self.fixed + -(-kind.count * bits // 512) * 64
+            return self.b.bitcast(self.b.gep(self.work, [I64(start)]), kind.as_pointer())
 
     def loop(self, start: Any, stop: Any, body: Callable[[Any], None], step: Any = None) -> None:
         """``for i in range(start, stop, step)``."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .. import fast
-from ..exact import functions
 from ..exact.layout import Layout
 from ..exact.sums import STATE
 from ..spec import Spec, from_json
@@ -105,7 +104,6 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
 
 
 def _times(gradient: Tensor, factor: float) -> Tensor:
-    factor = 0.0 if abs(factor) < functions.TINY else factor
     return torch.from_numpy(fast.scaled(gradient.numpy(), factor, torch.get_num_threads()))
 
 
