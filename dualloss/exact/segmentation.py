@@ -111,8 +111,7 @@ def total_variation(term: TotalVariation, inputs: Inputs) -> Result:
         apart = stencil.difference(ops, inputs.x, axis)
         if inputs.valid is None:
             return apart
-        following = ops.concat([ops.cut(inputs.valid, axis, 1, None), ops.cut(inputs.valid, axis, -1, None)], axis)
-        return ops.where(ops.both(inputs.valid, following), apart, 0.0)
+        return ops.where(ops.both(inputs.valid, stencil.followed(ops, inputs.valid, axis)), apart, 0.0)
 
     apart = [steps(axis) for axis in axes]
     value, share = over_channels(term, inputs, [ops.abs(v) for v in apart])

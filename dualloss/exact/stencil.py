@@ -104,13 +104,18 @@ def windows_inside(ops: Ops, like: Array, valid: Array | None, axes: Sequence[in
 
 def difference(ops: Ops, v: Array, axis: int) -> Array:
     """``v[+1] - v``, 0 on the far edge."""
-    inner = ops.cut(v, axis, 1, None) - ops.cut(v, axis, 0, -1)
-    return ops.concat([inner, ops.zeros_like(ops.cut(v, axis, -1, None))], axis)
+    inside = _shift(ops, ops.ones_like(v), axis, 1, "zeros") > 0.0
+    return ops.where(inside, _shift(ops, v, axis, 1, "zeros") - v, 0.0)
 
 
 def difference_adjoint(ops: Ops, v: Array, axis: int) -> Array:
     """The adjoint of :func:`difference` for a ``v`` that is 0 on the far edge."""
     return _shift(ops, v, axis, -1, "zeros") - v
+
+
+def followed(ops: Ops, valid: Array, axis: int) -> Array:
+    """Where the next position along an axis is valid; off the edge counts as valid."""
+    return _shift(ops, ops.where(valid, 0.0, 1.0), axis, 1, "zeros") < 1.0
 
 
 def erode(ops: Ops, valid: Array, axes: Sequence[int], kernel: str) -> Array:
