@@ -215,6 +215,8 @@ def tf_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[st
         if mode in modes:
             yield mode, {name: step(criterion, compiled) for name, criterion in losses.items()}
     if "fit" in modes:
+        # Keras hands labels over as floats.
+        losses["plain"] = lambda y_true, y_pred: plain[loss](tf.cast(y_true, tf.int64), y_pred)
         yield "fit", {name: fit(criterion) for name, criterion in losses.items()}
 
 

@@ -7,14 +7,14 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dualloss import TOTAL_LOSS, BinaryCrossEntropy, Boundary, CrossEntropy, Huber, MeanSquaredError, Spec
+from dualloss import TOTAL_LOSS, BinaryCrossEntropy, Boundary, CrossEntropy, Huber, MeanSquaredError, Spec, fast
 
 IGNORED = 255
 
@@ -95,6 +95,13 @@ def case(request: pytest.FixtureRequest) -> Case:
 def total() -> Case:
     """The total loss of small logits and their labels."""
     return _case(*SPECS["total"])
+
+
+@pytest.fixture
+def formulas() -> Iterator[None]:
+    """Native numerics by the frameworks' own formulas, without kernels."""
+    with fast.using(False):
+        yield
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def test_the_exact_numerics_are_close_to_the_oracle(name: str) -> None:
     assert scaled_ulp_error(found.gradient, true.gradient) <= 4
 
 
+@pytest.mark.usefixtures("formulas")
 @pytest.mark.parametrize("name", SINGLE)
 def test_native_torch_keeps_its_bound(name: str) -> None:
     torch = pytest.importorskip("torch")
@@ -78,6 +79,7 @@ def test_native_torch_keeps_its_bound(name: str) -> None:
     check(spec, case, loss.detach().numpy(), x.grad.numpy())
 
 
+@pytest.mark.usefixtures("formulas")
 @pytest.mark.parametrize("name", SINGLE)
 def test_native_tf_keeps_its_bound(name: str) -> None:
     tf = pytest.importorskip("tensorflow")

@@ -241,6 +241,71 @@ def test_torch_uses_them(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(used) == count
 
 
+def test_native_numerics_of_torch_use_them_and_keep_their_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    import dualloss.torch
+
+    rng = np.random.default_rng(4)
+    x = torch.tensor(rng.normal(0, 1, (2, 3, 6, 7)).astype(np.float32), requires_grad=True)
+    labels = torch.tensor(rng.integers(0, 3, (2, 6, 7)))
+    spec = dl.CrossEntropy() + dl.Linear(0, 1, steps=4) * dl.Boundary() + dl.Dice()
+    used = use_of_kernels(monkeypatch)
+    found = []
+    for numerics in ("native", "exact"):
+        criterion = dualloss.torch.Loss(spec, numerics=numerics)
+        criterion.step = 2
+        found.append([*torch.autograd.grad(criterion(x, labels), x)])
+    assert same(found[0][0].numpy(), found[1][0].numpy())
+    count = len(used)
+    criterion = dualloss.torch.Loss(spec, numerics="native")
+    derivatives = []
+    for kernels in (True, False):
+        with fast.using(kernels):
+            (first,) = torch.autograd.grad(1.5 * criterion(x, labels), x, create_graph=True)
+            derivatives.append([first.detach(), *torch.autograd.grad(first.square().sum(), x)])
+    assert len(used) > count
+    for kernel, formula in zip(*derivatives, strict=True):
+        assert same(kernel.numpy(), formula.numpy())  # with create_graph both are the formulas'
+    soft = torch.rand(2, 3, 6, 7, requires_grad=True)
+    criterion(x, soft).backward()
+    assert soft.grad is not None
+    weight = torch.rand(2, requires_grad=True)
+    criterion(x, labels, weight).backward()
+    assert weight.grad is not None
+    assert torch.func.grad(lambda v: criterion(v, labels))(x.detach()).shape == x.shape
+
+
+def test_native_numerics_of_tf_use_them_and_keep_their_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = pytest.importorskip("tensorflow")
+    import dualloss.tf
+    from dualloss.tf import fast as in_tf
+
+    if in_tf._register() is None:
+        pytest.skip("this TensorFlow does not let XLA's functions be registered")
+    rng = np.random.default_rng(4)
+    x = tf.constant(rng.normal(0, 1, (2, 6, 7, 3)).astype(np.float32))
+    labels = rng.integers(0, 3, (2, 6, 7))
+    used = use_of_kernels(monkeypatch)
+
+    def derivatives(loss_fn: Any) -> list[Any]:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = loss_fn(labels, x)
+            first = inner.gradient(loss, x)
+            total = tf.reduce_sum(first * first)
+        return [first.numpy(), outer.gradient(total, x).numpy()]
+
+    kernel = derivatives(dualloss.tf.Loss(dl.TOTAL_LOSS, numerics="native"))
+    assert used
+    assert same(kernel[0], loss_and_gradient(dl.TOTAL_LOSS, x.numpy(), labels).gradient)
+    with fast.using(False):
+        formula = derivatives(dualloss.tf.Loss(dl.TOTAL_LOSS, numerics="native"))
+    scale = np.abs(formula[1]).max()
+    assert np.abs(kernel[1] - formula[1]).max() < 1e-5 * scale
+
+
 @pytest.mark.parametrize("how", ["eager", "graph", "XLA", "batch unknown"])
 def test_tf_uses_them(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tf = pytest.importorskip("tensorflow")

@@ -82,6 +82,8 @@ each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
 # PyTorch's graphs run the same operations; TensorFlow's are rewritten.
 each_engine = pytest.mark.parametrize(("framework", "mode"), [("torch", "eager"), ("tf", "eager"), ("tf", "graph")])
 
+pytestmark = pytest.mark.usefixtures("formulas")
+
 
 def example(case: str, scale: float = 3.0, channels: int = 5) -> tuple[Spec, Any, Any, Any]:
     """The spec of a case, an input with the channels last, a target and a sample weight."""

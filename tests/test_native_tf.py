@@ -29,6 +29,8 @@ from dualloss.spec._base import NORMALIZERS
 tf = pytest.importorskip("tensorflow")
 native = pytest.importorskip("dualloss.tf.native")
 
+pytestmark = pytest.mark.usefixtures("formulas")
+
 MODES = ["eager", "graph", "xla"]
 SOME_CASES = ["cross_entropy_weights", "cross_entropy_of_probabilities", "binary_labels", "focal", "cosine", "sum"]
 each_case = pytest.mark.parametrize("case", CASES)

@@ -29,6 +29,8 @@ from dualloss.spec._base import NORMALIZERS
 torch = pytest.importorskip("torch")
 native = pytest.importorskip("dualloss.torch.native")
 
+pytestmark = pytest.mark.usefixtures("formulas")
+
 MODES = ["eager", "traced"]  # "traced": the graphs of torch.compile, run without the slow generation of code
 SOME_CASES = ["cross_entropy_weights", "cross_entropy_of_probabilities", "binary_labels", "focal", "cosine", "sum"]
 each_case = pytest.mark.parametrize("case", CASES)

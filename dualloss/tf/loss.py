@@ -48,9 +48,10 @@ class Loss(keras.losses.Loss):
         spec: the loss, for example ``dualloss.TOTAL_LOSS``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the per-position map.
         numerics: ``"exact"``: the bits that docs/numerics.md defines, the same on every framework and device;
-            ``"native"``: TensorFlow's own formulas, differentiable any number of times.
+            ``"native"``: differentiable any number of times; TensorFlow's own formulas, but for value and first
+            derivative where a kernel has them.
         channel_axis: the axis of the prediction that holds the classes or channels.
-        jit_compile: whether exact numerics compile the loss, and only the loss, with XLA: True, False or
+        jit_compile: whether exact numerics and kernels compile the loss, and only the loss, with XLA: True, False or
             ``"auto"`` (True wherever TensorFlow has XLA, since that is several times faster). The bits are the same.
         name: the name of the loss.
 
@@ -135,18 +136,18 @@ class Loss(keras.losses.Loss):
                 if totals is not None:
                     raise ValueError("totals needs numerics='exact'")
                 layout = Layout(*given.settings)
-                loss, terms = native.loss(
-                    self.spec,
-                    _shaped(given.y_pred),
-                    given.target if layout.labels else _shaped(given.target),
-                    given.weight,
-                    mask=given.mask,
-                    reduction=self.reduction,
-                    channel_axis=layout.axis,
-                    distances=given.distances,
-                    weights=self._native_weights(),
-                )
-                terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
+                # Without labels, or with weights, a derivative by those may be asked for, too.
+                only = bool(self.jit_compile) and layout.labels and given.weight is None
+                if only and fast.serves(self.spec, self.reduction, layout, given):
+                    constant = given._replace(y_pred=tf.stop_gradient(given.y_pred))
+                    loss, values, gradient = self._forward(
+                        constant, None, self._exact_weights(), None, tf.executing_eagerly()
+                    )
+                    terms = dict(zip(self.spec.names, tf.unstack(values), strict=True)) if return_terms else {}
+                    loss = self._attach_native(given, loss, gradient)
+                else:
+                    loss, terms = self._native(given)
+                    terms = {name: tf.stop_gradient(value) for name, value in terms.items()}
             else:
                 if totals is not None:
                     totals = tf.convert_to_tensor(totals)
@@ -364,6 +365,43 @@ class Loss(keras.losses.Loss):
             return tf.identity(loss), lambda upstream: scaled(y_pred, upstream)
 
         return attached(y_pred)
+
+    def _native(self, given: _Given) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms by TensorFlow's own formulas."""
+        layout = Layout(*given.settings)
+        return native.loss(
+            self.spec,
+            _shaped(given.y_pred),
+            given.target if layout.labels else _shaped(given.target),
+            given.weight,
+            mask=given.mask,
+            reduction=self.reduction,
+            channel_axis=layout.axis,
+            distances=given.distances,
+            weights=self._native_weights(),
+        )
+
+    def _attach_native(self, given: _Given, loss: Tensor, gradient: Tensor) -> Tensor:
+        """The loss with the gradient that a kernel gave; a derivative of that is the formulas'."""
+
+        @tf.custom_gradient
+        def scaled(y_pred: Tensor, upstream: Tensor) -> Any:
+            def again(*above: Tensor) -> Any:
+                with tf.GradientTape() as outer:
+                    outer.watch([y_pred, upstream])
+                    with tf.GradientTape() as inner:
+                        inner.watch(y_pred)
+                        value, _ = self._native(given._replace(y_pred=y_pred))
+                    first = inner.gradient(value, y_pred, output_gradients=upstream)
+                return outer.gradient(first, [y_pred, upstream], output_gradients=above[0])
+
+            return self._backward(upstream, gradient, y_pred.dtype.name), again
+
+        @tf.custom_gradient
+        def attached(y_pred: Tensor) -> Any:
+            return tf.identity(loss), lambda upstream: scaled(y_pred, upstream)
+
+        return attached(given.y_pred)
 
 
 _MASK_NAMES = Names("y_pred", "y_true", "the Keras mask of y_pred")

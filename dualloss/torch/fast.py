@@ -1,4 +1,4 @@
-"""Tensors for the kernels of :mod:`dualloss.fast`."""
+"""Tensors for the kernels of :mod:`dualloss.fast`, as operators that every tracer of PyTorch knows what to do with."""
 
 from __future__ import annotations
 
@@ -34,11 +34,9 @@ def serves(
 
 
 def evaluate(
-    spec: Spec,
     text: str,
     reduction: str,
-    axis: int,
-    labels: bool,
+    layout: Layout,
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -48,42 +46,53 @@ def evaluate(
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Loss, terms, sums and, if asked for, the float32 gradient of the exact numerics; ``text`` is the spec's JSON."""
-    if torch.compiler.is_compiling():
-        loss, terms, sums, found = _operator(
-            input, target, mask, weight, totals, weights, text, reduction, axis, labels, gradient
-        )
-        return loss, terms, sums, found if gradient else None
-    # In eager mode the labels have been looked at.
-    return _evaluate(spec, reduction, axis, labels, input, target, mask, weight, totals, weights, gradient, labels)
+    trusted = layout.labels and not torch.compiler.is_compiling()  # in eager mode the labels have been looked at
+    loss, terms, sums, found = _exact(
+        input, target, mask, weight, totals, weights, text, reduction, layout.axis, layout.labels, trusted, gradient
+    )
+    return loss, terms, sums, found if gradient else None
 
 
-def _evaluate(
-    spec: Spec,
-    reduction: str,
-    axis: int,
-    labels: bool,
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The float32 gradient for an upstream gradient, a scalar."""
+    if not torch.compiler.is_compiling() and type(upstream) is Tensor and float(upstream) == 1.0:
+        return gradient
+    product: Tensor = _scaled(gradient, upstream)
+    return product
+
+
+@torch.library.custom_op("dualloss::exact", mutates_args=(), device_types="cpu")
+def _exact(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
     weight: Tensor | None,
     totals: Tensor | None,
     weights: Tensor | None,
-    gradient: bool,
+    text: str,
+    reduction: str,
+    axis: int,
+    labels: bool,
     trusted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    spec = _spec(text)
     channels = input.shape[axis] if input.ndim > 1 else 1
-    what = fast.Signature(spec, channels, max(input.ndim - 2, 0), labels, mask is not None, weight is not None, trusted)
 
     def array(v: Tensor | None, dtype: torch.dtype | None = None) -> np.ndarray | None:
         return None if v is None else v.detach().to(dtype).numpy()
 
+    given, masked = array(target, None if labels else torch.float32), array(mask)
+    if labels and not trusted:
+        trusted = fast.all_classes(given, masked, channels, spec.ignore_index)
+    spatial = max(input.ndim - 2, 0)
     found = fast.evaluate(
-        what,
+        fast.Signature(spec, channels, spatial, labels, mask is not None, weight is not None, trusted),
         reduction,
         axis,
         array(input, torch.float32),
-        array(target, None if labels else torch.float32),
-        mask=array(mask),
+        given,
+        mask=masked,
         weight=array(weight, torch.float32),
         weights=array(weights),
         totals=array(totals),
@@ -91,64 +100,13 @@ def _evaluate(
         threads=torch.get_num_threads(),
     )
     loss, terms, sums = (torch.from_numpy(np.array(v)) for v in (found.loss, found.terms, found.sums))
-    return loss, terms, sums, None if found.gradient is None else torch.from_numpy(found.gradient)
+    if not gradient:
+        return loss, terms, sums, torch.empty(0)
+    result, expected = torch.from_numpy(found.gradient), _like(input, axis)
+    return loss, terms, sums, result if result.stride() == expected.stride() else expected.copy_(result)
 
 
-def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The float32 gradient for an upstream gradient, a scalar."""
-    if torch.compiler.is_compiling():
-        scaled_in_graph: Tensor = _scaled(gradient, upstream)
-        return scaled_in_graph
-    factor = float(upstream)
-    return gradient if factor == 1.0 else _times(gradient, factor)
-
-
-def _times(gradient: Tensor, factor: float) -> Tensor:
-    return torch.from_numpy(fast.scaled(gradient.numpy(), factor, torch.get_num_threads()))
-
-
-@torch.library.custom_op("dualloss::scaled", mutates_args=(), device_types="cpu")
-def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The same as one node of a compiled graph."""
-    return _times(gradient, float(upstream))
-
-
-@_scaled.register_fake
-def _(gradient: Tensor, upstream: Tensor) -> Tensor:
-    return torch.empty_like(gradient)
-
-
-@functools.lru_cache(maxsize=64)
-def _spec(text: str) -> Spec:
-    return from_json(text)
-
-
-@torch.library.custom_op("dualloss::exact", mutates_args=(), device_types="cpu")
-def _operator(
-    input: Tensor,
-    target: Tensor,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    totals: Tensor | None,
-    weights: Tensor | None,
-    spec: str,
-    reduction: str,
-    axis: int,
-    labels: bool,
-    gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same as one node of a compiled graph."""
-    loss, terms, sums, found = _evaluate(
-        _spec(spec), reduction, axis, labels, input, target, mask, weight, totals, weights, gradient,
-        trusted=labels
-        and fast.all_classes(
-            target.numpy(), None if mask is None else mask.numpy(), input.shape[axis], _spec(spec).ignore_index
-        ),
-    )  # fmt: skip
-    return loss, terms, sums, input.new_empty(0, dtype=torch.float32) if found is None else found.contiguous()
-
-
-@_operator.register_fake
+@_exact.register_fake
 def _(
     input: Tensor,
     target: Tensor,
@@ -156,16 +114,40 @@ def _(
     weight: Tensor | None,
     totals: Tensor | None,
     weights: Tensor | None,
-    spec: str,
+    text: str,
     reduction: str,
     axis: int,
     labels: bool,
+    trusted: bool,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    count = len(_spec(spec).parts)
+    parts, channels = _spec(text).parts, input.shape[axis] if input.ndim > 1 else 1
+    count, width = len(parts), max(term.count_sums(channels) for _, term in parts)
+    sums = input.new_empty((count, width, STATE), dtype=torch.int64)
+    loss, terms = (input.new_empty(shape, dtype=torch.float32) for shape in ((), (count,)))
+    return loss, terms, sums, _like(input, axis) if gradient else input.new_empty(0, dtype=torch.float32)
 
-    def of(dtype: torch.dtype, *shape: int) -> Tensor:
-        return input.new_empty(shape, dtype=dtype)
 
-    gradients = of(torch.float32, *input.shape) if gradient else of(torch.float32, 0)
-    return of(torch.float32), of(torch.float32, count), of(torch.int64, count, 2, STATE), gradients
+@torch.library.custom_op("dualloss::scaled", mutates_args=(), device_types="cpu")
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    result = torch.from_numpy(fast.scaled(gradient.numpy(), float(upstream), torch.get_num_threads()))
+    return result if result.stride() == gradient.stride() else torch.empty_like(gradient).copy_(result)
+
+
+@_scaled.register_fake
+def _(gradient: Tensor, upstream: Tensor) -> Tensor:
+    return torch.empty_like(gradient)
+
+
+def _like(input: Tensor, axis: int) -> Tensor:
+    """Where the gradient goes: contiguous, or with the channels last in memory, as the input has them."""
+    if input.ndim > 2 and not input.is_contiguous():
+        last = input.movedim(axis, -1)
+        if last.is_contiguous():
+            return torch.empty(last.shape, dtype=torch.float32, device=input.device).movedim(-1, axis)
+    return torch.empty(input.shape, dtype=torch.float32, device=input.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _spec(text: str) -> Spec:
+    return from_json(text)

@@ -31,7 +31,8 @@ class Loss(nn.Module):
         spec: the loss, for example ``dualloss.TOTAL_LOSS``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for the per-position map.
         numerics: ``"exact"``: the bits that docs/numerics.md defines, the same on every framework and device;
-            ``"native"``: PyTorch's own formulas, differentiable any number of times.
+            ``"native"``: differentiable any number of times, also by target and weights; PyTorch's own formulas, but
+            for value and first derivative where a kernel has them.
         channel_axis: the axis of the input that holds the classes or channels.
 
     Shapes:
@@ -96,18 +97,15 @@ class Loss(nn.Module):
         if self.numerics == "native":
             if totals is not None:
                 raise ValueError("totals needs numerics='exact'")
-            loss, terms = native.loss(
-                self.spec,
-                _shaped(input),
-                target if layout.labels else _shaped(target),
-                weight,
-                mask=mask,
-                reduction=self.reduction,
-                channel_axis=layout.axis,
-                distances=away,
-                weights=self._native_weights(),
-            )
-            terms = {name: value.detach() for name, value in terms.items()}
+            settings = _Settings(self.spec, self.reduction, layout, self._text)
+            if not _differentiated(input, target, weight) and fast.serves(
+                self.spec, self.reduction, layout, input, mask, weight
+            ):
+                loss, values = _Native.apply(settings, input, target, mask, weight, self._exact_weights())
+                terms = dict(zip(self.spec.names, values, strict=True)) if return_terms else {}
+            else:
+                loss, terms = _native(settings, input, target, mask, weight, away, self._native_weights())
+                terms = {name: value.detach() for name, value in terms.items()}
         else:
             if totals is not None:
                 _check_tensor("totals", totals)
@@ -187,10 +185,7 @@ class Loss(nn.Module):
         return self._weights.view(torch.float32).to(torch.float64) if self._scheduled else None
 
     def _native_weights(self) -> list[float | Tensor] | None:
-        if not self._scheduled:
-            return None
-        now = self._weights.view(torch.float32)
-        return [w if isinstance(w, float) else now[k] for k, (w, _) in enumerate(self.spec.parts)]
+        return _now(self.spec, self._weights.view(torch.float32)) if self._scheduled else None
 
     def _needs_exact(self, what: str) -> None:
         if self.numerics != "exact":
@@ -260,9 +255,8 @@ class _Exact(torch.autograd.Function):
         target, mask, weight, _, totals, weights = others
         if fast.serves(spec, reduction, layout, input, mask, weight):
             loss, terms, sums, gradient = fast.evaluate(
-                spec, text, reduction, layout.axis, layout.labels, input, target, mask, weight, totals, weights,
-                ctx.needs_input_grad[1],
-            )  # fmt: skip
+                text, reduction, layout, input, target, mask, weight, totals, weights, ctx.needs_input_grad[1]
+            )
             ctx.settings = settings
             if gradient is not None:
                 ctx.save_for_backward(input, gradient)
@@ -308,6 +302,71 @@ class _Gradient(torch.autograd.Function):
             "exact numerics can be differentiated once only: for second derivatives use "
             "dualloss.torch.Loss(spec, numerics='native')"
         )
+
+
+class _Native(torch.autograd.Function):
+    """Native numerics where a kernel knows value and gradient; a derivative of that gradient is autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, settings: _Settings, input: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        target, mask, weight, weights = others
+        loss, terms, _, gradient = fast.evaluate(
+            settings.text, settings.reduction, settings.layout, input, target, mask, weight, None, weights,
+            ctx.needs_input_grad[1],
+        )  # fmt: skip
+        ctx.settings = settings
+        ctx.save_for_backward(input, gradient, *others)
+        ctx.mark_non_differentiable(terms)
+        ctx.set_materialize_grads(False)
+        return loss, terms
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * (len(ctx.needs_input_grad) - 2)
+        if upstream is None:
+            return None, None, *nothing
+        input, gradient, target, mask, weight, weights = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            now = None if weights is None else _now(ctx.settings.spec, weights.to(torch.float32))
+            loss, _terms = _native(ctx.settings, input, target, mask, weight, None, now)
+            return None, *torch.autograd.grad(loss, input, upstream, create_graph=True), *nothing
+        return None, fast.scaled(gradient, upstream).to(input.dtype), *nothing
+
+
+def _differentiated(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+    """Whether more is asked of native numerics than a derivative by the input: one by others, or torch.func's."""
+    if any(v is not None and v.requires_grad for v in (target, weight)):
+        return True
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(input)
+
+
+def _native(
+    settings: _Settings,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    distances: Tensor | None,
+    weights: list[float | Tensor] | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and terms by PyTorch's own formulas."""
+    spec, reduction, layout, _ = settings
+    return native.loss(
+        spec,
+        _shaped(input),
+        target if layout.labels else _shaped(target),
+        weight,
+        mask=mask,
+        reduction=reduction,
+        channel_axis=layout.axis,
+        distances=distances,
+        weights=weights,
+    )
+
+
+def _now(spec: Spec, weights: Tensor) -> list[float | Tensor]:
+    """The terms' weights at a step, for native numerics."""
+    return [w if isinstance(w, float) else weights[k] for k, (w, _) in enumerate(spec.parts)]
 
 
 def _evaluate(

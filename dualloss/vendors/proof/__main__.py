@@ -18,11 +18,13 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from ... import fast
 from ...spec import VERSIONS
 from .grid import Case, Loss
 from .report import NUMERICS, PACKAGES, Result, line, report, summary, write
 
 
+@fast.using(False)  # native numerics by the frameworks' formulas
 def main(arguments: list[str] | None = None) -> int:
     """Run the proof; 0 if it holds."""
     given = _parser().parse_args(arguments)
