@@ -246,8 +246,10 @@ def test_an_adjoint_that_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_normaliser(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = engine._scale
-    monkeypatch.setattr(engine, "_scale", lambda ops, term, sizes, reduction: right(ops, term, sizes, "sum") * (1 / 13))
+    right = engine.scale
+    monkeypatch.setattr(
+        engine, "scale", lambda ops, term, amount, reduction: right(ops, term, amount, "sum") * (1 / 13)
+    )
     report = faulty(PLAIN)
     assert {d.quantity for d in report.differences} == {"loss", "gradient"}
 

@@ -181,6 +181,30 @@ def test_every_argument_of_exp_and_log1p(function: str) -> None:
     assert exhaustive._slack(function, raw) > 40
 
 
+def test_digits_of_many_channels_do_not_overflow() -> None:
+    """All channels in one sum: whole and in parts the same."""
+    x = np.full((1024, 5000), 1 - 2.0**-24, np.float32)
+    target = np.zeros_like(x)
+    spec = dl.Dice(activation="none", per_class=False)
+    what = fast.Signature(spec, 5000, 0, False, False, False)
+    whole = fast.evaluate(what, "mean", 1, x, target, gradient=False).sums
+    pairs = zip(np.split(x, 16), np.split(target, 16), strict=True)
+    parts = sum(fast.evaluate(what, "mean", 1, *pair, gradient=False).sums for pair in pairs)
+    assert same(whole, parts)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0), (2, 3, 2, 0, 5)])
+@pytest.mark.parametrize("normalizer", ["valid", "batch"])
+def test_nothing_there(shape: tuple[int, ...], normalizer: Any) -> None:
+    x = np.zeros(shape, np.float32)
+    spec = dl.MeanSquaredError(normalizer=normalizer) + dl.Boundary()
+    wanted = loss_and_gradient(spec, x, x, channel_axis=1)
+    found = fast.evaluate(fast.Signature(spec, 3, len(shape) - 2, False, False, False), "mean", 1, x, x)
+    assert same(found.loss, wanted.loss)
+    assert same(found.sums, wanted.sums)
+    assert found.gradient.shape == shape
+
+
 def test_an_empty_batch() -> None:
     what = fast.Signature(dl.TOTAL_LOSS, 3, 2, True, False, False)
     found = fast.evaluate(what, "mean", 1, np.zeros((0, 3, 4, 4), np.float32), np.zeros((0, 4, 4), np.int64))

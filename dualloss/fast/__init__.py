@@ -120,7 +120,8 @@ def evaluate(
     def run(first: bool, second: bool, with_gradient: bool, parameters: Any) -> tuple[Any, Any]:
         return compiled(what, first, second, with_gradient).run(given, parameters, threads), None
 
-    known = {"positions": given.samples * given.positions, "samples": given.batch, "nothing": 0}
+    samples = given.batch if given.positions else 0
+    known = {"positions": given.samples * given.positions, "samples": samples, "nothing": 0}
     with np.errstate(all="ignore"):
         loss, terms, sums, _ = combined(
             _OPS,

@@ -194,6 +194,10 @@ class Kernel(Vectors):
         self.loop(I64(0), number, lambda start: self.vectors(here, flat, w, number, start), I64(LANES))
         if here.final is not None:
             self.stage_out(x)
+        if self.channels >= 512:  # a row would add too many digits
+            for k in here.rows:
+                if self.rows[k].chan:
+                    self.places[k].flush()
 
     def vectors(self, here: Stage, flat: Any, w: Any, number: Any, start: Any) -> None:
         """A vector of positions of a tile, from one on."""

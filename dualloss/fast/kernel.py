@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import math
 import threading
 from collections.abc import Sequence
@@ -90,7 +91,9 @@ class Kernel:
     def __init__(self, rows: Sequence[Row], gradient: Node | None, channels: int) -> None:
         self.count, self.channels = sum(row.states for row in rows), channels
         module, self.rings, self.fixed = codegen.build(rows, gradient, channels)
-        self._engine = _compiled(module)
+        text = str(module)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._engine = _compiled(text)
         self._run = _RUN(self._engine.get_function_address("run"))
 
     @property
@@ -159,12 +162,12 @@ def _target() -> tuple[Any, str, str]:
 _compiling = threading.Lock()
 
 
-def _compiled(module: Any) -> Any:
+def _compiled(module: str) -> Any:
     """The machine code of a module."""
     with _compiling:
         target, cpu, features = _target()
         machine = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
-        parsed = llvm.parse_assembly(str(module))
+        parsed = llvm.parse_assembly(module)
         parsed.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_unrolling = False

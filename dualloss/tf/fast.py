@@ -60,17 +60,22 @@ def _register() -> Callable[[str, int], None] | None:
     return known_as
 
 
-_names: dict[int, str] = {}
+_known: dict[str, Any] = {}
+"""The kernels that XLA knows, by name; graphs hold their addresses, so they stay."""
 
 
 def _name(kernel: Any) -> str:
-    """The name by which XLA knows a kernel."""
-    if kernel.call not in _names:
+    """The name by which XLA knows a kernel: one that says what it computes.
+
+    A graph that is saved and loaded in another process finds the same kernel there, or none, which is an error.
+    """
+    name = f"dualloss_{kernel.digest}"
+    if name not in _known:
         register = _register()
         assert register is not None
-        _names[kernel.call] = f"dualloss_kernel_{len(_names)}"
-        register(_names[kernel.call], kernel.call)
-    return _names[kernel.call]
+        _known[name] = kernel
+        register(name, kernel.call)
+    return name
 
 
 def serves(spec: Spec, reduction: str, layout: Layout, given: Any) -> bool:
@@ -133,7 +138,7 @@ def evaluate(
     run = functools.partial(_run, spec, layout, given, arrays, not first, trusted)
     known = {
         "positions": tf.size(x, tf.int64) // layout.channels,
-        "samples": tf.shape(x, tf.int64)[0],
+        "samples": tf.where(tf.size(x) > 0, tf.shape(x, tf.int64)[0], 0),
         "nothing": tf.constant(0, tf.int64),
     }
     what = _signature(spec, layout, given, trusted)
