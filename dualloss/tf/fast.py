@@ -118,7 +118,7 @@ def evaluate(
     x = tf.cast(given.y_pred, tf.float32)
     shape = x.shape
     first = axis == 1 and shape.rank > 2
-    last = axis == shape.rank - 1
+    last = axis == shape.rank - 1 or shape.rank == 1
     order = [0, *(a for a in range(1, shape.rank) if a != axis), axis] if not (first or last) else None
 
     def arranged(v: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ def evaluate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Loss, terms, sums and, if asked for, the float32 gradient of the exact numerics; ``text`` is the spec's JSON."""
     trusted = layout.labels and not torch.compiler.is_compiling()  # in eager mode the labels have been looked at
-    loss, terms, sums, found = _exact(
+    compute = _compute if _at_once(input) else _exact
+    loss, terms, sums, found = compute(
         input, target, mask, weight, totals, weights, text, reduction, layout.axis, layout.labels, trusted, gradient
     )
     return loss, terms, sums, found if gradient else None
@@ -55,14 +56,20 @@ def evaluate(
 
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """The float32 gradient for an upstream gradient, a scalar."""
-    if not torch.compiler.is_compiling() and type(upstream) is Tensor and float(upstream) == 1.0:
-        return gradient
+    if _at_once(upstream):
+        return gradient if float(upstream) == 1.0 else _times(gradient, upstream)
     product: Tensor = _scaled(gradient, upstream)
     return product
 
 
-@torch.library.custom_op("dualloss::exact", mutates_args=(), device_types="cpu")
-def _exact(
+def _at_once(v: Tensor) -> bool:
+    """Whether nothing traces: then no operator has to be called, the first of which imports torch._dynamo."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return type(v) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
+
+def _compute(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -106,6 +113,9 @@ def _exact(
     return loss, terms, sums, result if result.stride() == expected.stride() else expected.copy_(result)
 
 
+_exact = torch.library.custom_op("dualloss::exact", _compute, mutates_args=(), device_types="cpu")
+
+
 @_exact.register_fake
 def _(
     input: Tensor,
@@ -128,10 +138,12 @@ def _(
     return loss, terms, sums, _like(input, axis) if gradient else input.new_empty(0, dtype=torch.float32)
 
 
-@torch.library.custom_op("dualloss::scaled", mutates_args=(), device_types="cpu")
-def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
     result = torch.from_numpy(fast.scaled(gradient.numpy(), float(upstream), torch.get_num_threads()))
     return result if result.stride() == gradient.stride() else torch.empty_like(gradient).copy_(result)
+
+
+_scaled = torch.library.custom_op("dualloss::scaled", _times, mutates_args=(), device_types="cpu")
 
 
 @_scaled.register_fake
