@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from ..exact.sums import LIMBS, UNIT
 
 class HostOps(NumpyOps):
     """:class:`NumpyOps`, with sums rounded by Python's integers: for a few, that is ten times as fast."""
+
+    def stack(self, items: Sequence[Any], axis: int) -> Any:
+        """What NumPy's stack gives, in a tenth of its time."""
+        return np.array(items) if axis == 0 or np.ndim(items[0]) == 0 else super().stack(items, axis)
 
     def rounded_sums(self, states: Any) -> Any:
         """What :func:`dualloss.exact.sums.to_float` gives."""

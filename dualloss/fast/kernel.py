@@ -115,8 +115,8 @@ class Kernel:
         if self.rings.stages == 1:
             if x_last and t_last is not False:
                 samples, positions = 1, samples * positions  # one sample follows the other
-            share = -(-samples * positions // (4 * threads))
-            width = max(1, min(positions, max(64, min(1024, -(-share // TILE) * TILE))))
+            part = -(-samples * positions // (4 * threads))
+            width = max(1, min(positions, max(64, min(1024, -(-part // TILE) * TILE))))
             height, block, reach = -(-positions // width), width, 0
         else:
             width = max(1, spatial[-1])
@@ -128,12 +128,15 @@ class Kernel:
         rows = samples * height
         if samples * positions * self.channels < _LEAST:
             threads = 1
-        threads = max(1, min(threads, rows))
+        # Some shares for each thread, but not so small that the rows around them, which stencils need, cost much.
+        least = 32 * reach * (self.rings.stages - 1)
+        share = max(1, min(max(-(-rows // (4 * threads)), least), -(-rows // threads)) if threads > 1 else rows)
         steps = [
             (self.channels * positions, *((1, self.channels) if last else (positions, 1))) for last in (x_last, t_last)
         ]
         work = self.fixed + -(-self.rings.bytes(block, reach, self.channels) // 64) * 64
-        return np.array([height, width, positions, block, plane, *steps[0], *steps[1], rows, threads, work], np.int64)
+        sizes = (height, width, positions, block, plane)
+        return np.array([*sizes, *steps[0], *steps[1], rows, share, threads, work], np.int64)
 
     def run(self, given: Arrays, parameters: Sequence[float], threads: int) -> Any:
         """The states of the rows, int64 (count, STATE); writes the gradient, if the kernel has one.
@@ -166,13 +169,15 @@ def _compiled(module: str) -> Any:
     """The machine code of a module."""
     with _compiling:
         target, cpu, features = _target()
-        machine = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+        machine = target.create_target_machine(
+            cpu=cpu, features=features, opt=3, jit=True, reloc="pic", codemodel="small"
+        )
         parsed = llvm.parse_assembly(module)
         parsed.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_unrolling = False
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(parsed, builder)
-        engine = llvm.create_mcjit_compiler(parsed, machine)
+        engine = llvm.create_mcjit_compiler(parsed, machine, use_lmm=True)
         engine.finalize_object()
     return engine

@@ -12,6 +12,9 @@ from ..exact.sums import STATE
 from .layout import ARGUMENTS, GEOMETRY, POINTERS
 from .vectors import F64, I1, I8, I32, I64, count_up
 
+_SHARED = ("arrays", "geometry", "parameters", "states", "work")
+_FIELDS = 3 + len(_SHARED)
+
 
 def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     """The functions that share the rows among threads."""
@@ -22,14 +25,26 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     def function(name: str, result: Any, args: Sequence[Any]) -> Any:
         return ir.Function(module, ir.FunctionType(result, args), name)
 
-    # What a thread does: unpack the arguments.
+    # What a thread does: take some rows until none are left. A thread that is held up leaves them to the others.
     thread = function("thread", pointer, [pointer])
     b = ir.IRBuilder(thread.append_basic_block())
     fields = b.bitcast(thread.args[0], I64.as_pointer())
-    values = [b.load(b.gep(fields, [I64(i)])) for i in range(len(ARGUMENTS))]
+    taken, rows, share, *values = (b.load(b.gep(fields, [I64(i)])) for i in range(_FIELDS))
+    given = dict(zip(_SHARED, values, strict=True))
+    head, inside, after = (b.append_basic_block(name) for name in ("head", "body", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    given["first"] = b.atomic_rmw("add", b.inttoptr(taken, I64.as_pointer()), share, "monotonic")
+    b.cbranch(b.icmp_signed("<", given["first"], rows), inside, after)
+    b.position_at_end(inside)
+    last = b.add(given["first"], share)
+    given["last"] = b.select(b.icmp_signed("<", last, rows), last, rows)
     b.call(kernel, [
-        v if kind == I64 else b.inttoptr(v, kind) for v, kind in zip(values, places, strict=True)
+        given[name] if kind == I64 else b.inttoptr(given[name], kind)
+        for name, kind in zip(ARGUMENTS, places, strict=True)
     ])  # fmt: skip
+    b.branch(head)
+    b.position_at_end(after)
     b.ret(ir.Constant(pointer, None))
 
     run = function("run", ir.VoidType(), [*places[:3], places[5]])
@@ -41,10 +56,12 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     def number(name: str) -> Any:
         return b.load(b.gep(geometry, [I64(GEOMETRY.index(name))]))
 
-    rows, threads, work = number("rows"), number("threads"), number("work")
+    rows, share, threads, work = (number(name) for name in ("rows", "share", "threads", "work"))
     size = count * STATE * 8
+    taken = b.alloca(I64)  # the rows that some thread has
+    b.store(I64(0), taken)
     # Every thread's part begins where a cache line does: its vectors are aligned, and no two threads share a line.
-    each = b.add(work, I64(-(-(size + 8 * len(ARGUMENTS)) // 64) * 64))
+    each = b.add(work, I64(-(-(size + 8 * _FIELDS) // 64) * 64))
     given = b.call(allocate, [b.add(b.mul(each, threads), I64(64))])
     memory = b.inttoptr(b.and_(b.add(b.ptrtoint(given, I64), I64(63)), I64(-64)), pointer)
     ids = b.bitcast(b.call(allocate, [b.mul(threads, I64(8))]), I64.as_pointer())
@@ -53,7 +70,7 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
         """A thread's fields and its states."""
         start = b.gep(memory, [b.mul(k, each)])
         fields = b.gep(start, [work])
-        return b.bitcast(fields, I64.as_pointer()), b.gep(fields, [I64(8 * len(ARGUMENTS))])
+        return b.bitcast(fields, I64.as_pointer()), b.gep(fields, [I64(8 * _FIELDS)])
 
     def prepare(k: Any) -> None:
         fields, own = of(k)
@@ -61,11 +78,9 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
             "llvm.memset.p0i8.i64", ir.VoidType(), [pointer, I8, I64, I1]
         )
         b.call(fill, [own, I8(0), I64(size), I1(0)])
-        first, last = (b.sdiv(b.mul(rows, n), threads) for n in (k, b.add(k, I64(1))))
         start = b.gep(memory, [b.mul(k, each)])
-        given = [*(b.ptrtoint(v, I64) for v in (arrays, geometry, parameters)), first, last]
-        given += [b.ptrtoint(v, I64) for v in (own, start)]
-        for i, v in enumerate(given):
+        given = [b.ptrtoint(v, I64) for v in (arrays, geometry, parameters, own, start)]
+        for i, v in enumerate([b.ptrtoint(taken, I64), rows, share, *given]):
             b.store(v, b.gep(fields, [I64(i)]))
 
     count_up(b, I64(0), threads, prepare)
