@@ -1,14 +1,22 @@
-"""The losses as people write them in their framework, and ours beside them, on one batch: steps to be timed."""
+"""The losses as people write them in their framework, and ours beside them, on one batch: steps to be timed.
+
+Also what people compose of well-known libraries, `peer`: of total_loss segmentation-models-pytorch's cross-entropy and
+kornia's filter, or Keras' own losses.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import dualloss as dl
+from dualloss import fast
 
 LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
 SPECS: dict[str, dl.Spec] = {
@@ -48,6 +56,13 @@ def laplacian(spatial: int) -> Any:
     volume[0, 1, 1] = volume[2, 1, 1] = 1
     volume[1, 1, 1] = -6
     return volume
+
+
+def smp_losses() -> Any:
+    """The losses of segmentation-models-pytorch, whose package wants more than they do."""
+    from dualloss.vendors.proof import losses_smp
+
+    return losses_smp.losses
 
 
 def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Step]]]:
@@ -108,7 +123,19 @@ def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple
         "exact": Loss(SPECS[loss]),
     }
     if "eager" in modes:
-        yield "eager", {name: step(criterion) for name, criterion in losses.items()}
+        eager = dict(losses)
+        if loss == "total_loss" and spatial == 2 and importlib.util.find_spec("kornia") is not None:
+            from kornia.filters import filter2d  # type: ignore[import-not-found]
+
+            cross_entropy = smp_losses().SoftCrossEntropyLoss(smooth_factor=0.0)
+            stencil = torch.from_numpy(LAPLACIAN)[None]
+
+            def composed(input: Tensor, target: Tensor) -> Tensor:
+                found, wanted = (filter2d(v, stencil, "constant") for v in (input, one_hot(target)))
+                return cross_entropy(input, target) + 0.5 * F.mse_loss(found, wanted)
+
+            eager["peer"] = composed
+        yield "eager", {name: step(criterion) for name, criterion in eager.items()}
     if "compile" in modes:
         yield "compile", {name: step(torch.compile(criterion)) for name, criterion in losses.items()}
 
@@ -211,15 +238,102 @@ def tf_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[st
         "native": Loss(SPECS[loss], numerics="native"),
         "exact": Loss(SPECS[loss]),
     }
+    sparse, squared = keras.losses.SparseCategoricalCrossentropy(from_logits=True), keras.losses.MeanSquaredError()
+
+    def composed(y_true: Any, y_pred: Any) -> Any:
+        return sparse(y_true, y_pred) + 0.5 * squared(edges(tf.one_hot(y_true, channels)), edges(y_pred))
+
     for mode, compiled in compilers.items():
         if mode in modes:
-            yield mode, {name: step(criterion, compiled) for name, criterion in losses.items()}
+            beside = {"peer": composed} if loss == "total_loss" and mode != "XLA" else {}
+            yield mode, {name: step(criterion, compiled) for name, criterion in {**losses, **beside}.items()}
     if "fit" in modes:
         # Keras hands labels over as floats.
         losses["plain"] = lambda y_true, y_pred: plain[loss](tf.cast(y_true, tf.int64), y_pred)
         yield "fit", {name: fit(criterion) for name, criterion in losses.items()}
 
 
+def torch_demo() -> dict[str, Callable[[], Any]]:
+    """A step of the demo's training (examples/train_torch.py); its loss and gradient alone; and their kernel alone."""
+    import torch
+
+    settings = _examples()
+    from unet_torch import UNet  # type: ignore[import-not-found]
+
+    from dualloss.torch import Loss
+
+    net, criterion = UNet(), Loss(SPECS["total_loss"])
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    images, classes = map(torch.from_numpy, settings.train_scenes.batch(0))
+    images = images[:, None]
+    logits = net(images).detach().requires_grad_()
+
+    def step() -> None:
+        found = criterion(net(images), classes)
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        found.item()
+
+    def loss() -> None:
+        logits.grad = None
+        found = criterion(logits, classes)
+        found.backward()
+        found.item()
+
+    steps = {"step": step, "loss": loss}
+    if fast.enabled:
+        from dualloss.fast.kernel import Arrays
+
+        what = fast.Signature(SPECS["total_loss"], logits.shape[1], 2, True, False, False, True)
+        program = fast.program(what)
+        assert program is not None
+        kernel = fast.compiled(what, False, True, True)
+        given = Arrays(True, 1, logits.detach().numpy(), classes.numpy(), None, None, True)
+        numbers = [1.0] * program.parameters
+        steps["kernel"] = lambda: kernel.run(given, numbers, torch.get_num_threads())
+    return steps
+
+
+def tf_demo() -> dict[str, Callable[[], Any]]:
+    """A step of the demo's training (examples/train_keras.py), and its loss and gradient alone."""
+    settings = _examples()
+    import keras
+    import tensorflow as tf
+    from unet_keras import unet  # type: ignore[import-not-found]
+
+    from dualloss.tf import Loss
+
+    net, criterion = unet(), Loss(SPECS["total_loss"])
+    net.compile(keras.optimizers.Adam(settings.learning_rate), loss=criterion)
+    images, classes = settings.train_scenes.batch(0)
+    images, classes = tf.constant(images[..., None]), tf.constant(classes)
+    logits = tf.constant(net.predict(images, verbose=0))
+
+    @tf.function
+    def both(y_true: Any, y_pred: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = criterion(y_true, y_pred)
+        return value, tape.gradient(value, y_pred)
+
+    def loss() -> None:
+        value, gradient = both(classes, logits)
+        tf.reshape(gradient, [-1])[0].numpy()
+        value.numpy()
+
+    return {"step": lambda: net.train_on_batch(images, classes), "loss": loss}
+
+
+def _examples() -> Any:
+    """The settings of the examples, whose folder can be imported from now on."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    from common import Settings  # type: ignore[import-not-found]
+
+    return Settings()
+
+
+DEMOS = {"torch": torch_demo, "tf": tf_demo}
 STEPS = {"torch": torch_steps, "tf": tf_steps}
 MODES = {"torch": ("eager", "compile"), "tf": ("eager", "graph", "XLA", "fit")}
 

@@ -129,7 +129,7 @@ def evaluate(
             traced,
             reduction,
             run,
-            {name: np.array(number) for name, number in known.items()},
+            {name: np.int64(number) for name, number in known.items()},
             weights=weights,
             totals=totals,
             gradient=gradient,
