@@ -131,7 +131,10 @@ def vendors(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["env"])
 def bench(session: nox.Session) -> None:
-    """Measure the cost against plain code."""
+    """Measure the cost against plain code, and against compositions of libraries."""
+    # What is used of them needs nothing but PyTorch.
+    packages = ("segmentation-models-pytorch", "kornia", "kornia_rs")
+    run(session, "python", "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps", *packages)
     run(session, "python", "benchmarks/cost.py", *session.posargs, variables=VARIABLES)
 
 
