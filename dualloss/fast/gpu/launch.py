@@ -1,0 +1,188 @@
+"""Written kernels, compiled by Triton and launched on tensors."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...exact.sums import STATE
+from ..program import Row
+from ..trace import Node
+from . import source
+from .stages import Stages
+
+BLOCK = 128
+"""Positions of a program: as many as it has threads."""
+WARPS = 4
+UNTIL_WIDE = 2**31 - 2**20
+"""Elements up to which int32 counts them, with room for the last program."""
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+"""No multiplication and addition become one."""
+
+
+def loaded(text: str, name: str) -> dict[str, Any]:
+    """The functions of a source. Triton reads their text, which for it is that of a file that linecache knows."""
+    file = f"<dualloss {name}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = {"__name__": f"dualloss.fast.gpu.{name}"}
+    exec(compile(text, file, "exec"), namespace)
+    return namespace
+
+
+class Arrays:
+    """The tensors of a call, brought into layouts that kernels know.
+
+    Attributes:
+        batch: the size of the first axis.
+        samples: how many times the kernel's spatial axes occur; without spatial axes the batch is one of its own.
+        positions: positions of a sample.
+        gradient: where the gradient goes, or None.
+        device: where all are.
+    """
+
+    def __init__(
+        self,
+        labels: bool,
+        axis: int,
+        x: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        gradient: Tensor | None,
+    ) -> None:
+        self.device, self.gradient = x.device, gradient
+        values = _arranged(x, axis)
+        if gradient is not None and _steps(_moved(gradient, axis)) != _steps(values):
+            values = _moved(torch.empty_like(gradient, dtype=x.dtype).copy_(x), axis)
+        self.batch = int(values.shape[0])
+        flat = values.ndim == 2
+        self.samples = 1 if flat else self.batch
+        self.spatial = [int(n) for n in (values.shape[:1] if flat else values.shape[2:])]
+        self.positions = math.prod(self.spatial)
+        self.channels = int(values.shape[1])
+        held: dict[str, Tensor | None] = {"x": values, "mask": None, "weight": weight}
+        steps = [_steps(values), (0, 0, 0)]
+        if labels:
+            held["label"] = target.contiguous()
+        else:
+            held["target"] = dense = _arranged(target, axis)
+            steps[1] = _steps(dense)
+        if mask is not None:
+            held["mask"] = mask.contiguous().view(torch.uint8)
+        if weight is not None:
+            held["weight"] = weight.contiguous()
+        self.held = {name: array.detach() for name, array in held.items() if array is not None}
+        self.total = self.samples * self.positions
+        self.numbers = [self.total, self.positions, *([1] * (3 - len(self.spatial))), *self.spatial]
+        self.numbers = [self.total, self.positions, *self.spatial, *([1] * (3 - len(self.spatial))), *steps[0], *steps[1]]
+
+
+def _moved(v: Tensor, axis: int) -> Tensor:
+    """(B, C, *spatial)."""
+    return v[:, None] if v.ndim == 1 else v.movedim(axis, 1)
+
+
+def _arranged(v: Tensor, axis: int) -> Tensor:
+    """The same, with the channels first or last in memory, without gaps."""
+    moved = _moved(v, axis)
+    if moved.is_contiguous() or moved.movedim(1, -1).is_contiguous():
+        return moved
+    return moved.contiguous()
+
+
+def _steps(v: Tensor) -> tuple[int, int, int]:
+    """From sample to sample, channel to channel, position to position."""
+    channels, positions = int(v.shape[1]), math.prod(v.shape[2:])
+    if v.ndim == 2 or not v.is_contiguous():
+        return positions * channels, 1, channels
+    return positions * channels, positions, 1
+
+
+class Kernel:
+    """Rows to sum and perhaps a gradient: one launch or, where neighbours need what is costly, several."""
+
+    def __init__(self, rows: Sequence[Row], gradient: Node | None, channels: int, name: str) -> None:
+        self.count, self.channels, self._name = sum(row.states for row in rows), channels, name
+        self._rows, self._stages = rows, Stages(rows, gradient, channels)
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def source(self, wide: bool) -> tuple[str, list[float]]:
+        """The source of its launches, and the constants that they read."""
+        tables: list[float] = []
+        texts = [source.helpers()]
+        for k, launch in enumerate(self._stages.launches):
+            place = self._stages.place
+            texts.append(source.Writer(f"launch{k}", self._rows, launch, place, self.channels, tables, wide).text)
+        return "\n\n".join(texts), tables
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (kernels are kept forever)
+    def _loaded(self, wide: bool) -> tuple[list[Any], list[float]]:
+        text, tables = self.source(wide)
+        functions = loaded(text, f"{self._name} {'wide' if wide else ''}")
+        return [functions[f"launch{k}"] for k in range(len(self._stages.launches))], tables
+
+    def run(self, given: Arrays, parameters: Tensor, states: Tensor, flag: Tensor | None, when: int) -> None:
+        """Add the sums of the rows to ``states``, int64 (count, STATE), and write the gradient.
+
+        Args:
+            given: the arrays.
+            parameters: the numbers of the program, float64.
+            states: zeros.
+            flag: an int32; the kernel does its work only if it is ``when``. None: always.
+            when: 0 or 1.
+        """
+        if not given.total:
+            return
+        kept = self._stages.size * given.total
+        wide = max(self.channels * given.total, kept) > UNTIL_WIDE
+        launches, tables = self._loaded(wide)
+        if given.device not in self._tables:
+            self._tables[given.device] = torch.tensor(tables or [0.0], dtype=torch.float64, device=given.device)
+        held, nothing = given.held, states
+        memory = torch.empty(kept, dtype=torch.float64, device=given.device) if kept else nothing
+        pointers = [held.get(name, nothing) for name in ("x", "label", "target", "mask", "weight")]
+        pointers.append(nothing if given.gradient is None else given.gradient)
+        pointers += [parameters, self._tables[given.device], states, memory, nothing if flag is None else flag]
+        grid = (-(-given.total // BLOCK),)
+        for launch in launches:
+            launch[grid](*pointers, *given.numbers, WHEN=-1 if flag is None else when, BLOCK=BLOCK, **OPTIONS)
+
+
+@functools.cache
+def utilities() -> dict[str, Any]:
+    """The launches that are the same for all losses."""
+    return loaded(source.utilities(), "utilities")
+
+
+def wrong_labels(given: Arrays, channels: int, ignore_index: int | None) -> Tensor:
+    """Whether a label of a position that counts is no class: an int32 that is 1 or 0, on the device."""
+    found = torch.zeros((), dtype=torch.int32, device=given.device)
+    label, mask = given.held["label"], given.held.get("mask")
+    if given.total:
+        utilities()["find_wrong"][(-(-given.total // 1024),)](
+            label, found if mask is None else mask, found, given.total, channels,
+            0 if ignore_index is None else ignore_index, ignore_index is not None, mask is not None,
+            BLOCK=1024, **OPTIONS,
+        )  # fmt: skip
+    return found
+
+
+def new_states(count: int, device: torch.device) -> Tensor:
+    """Sums of nothing."""
+    return torch.zeros((count, STATE), dtype=torch.int64, device=device)
+
+
+def scaled(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
+    """A float32 gradient without gaps in memory times a scalar, rounded to float32."""
+    result = gradient if in_place else torch.empty_like(gradient)
+    if gradient.numel():
+        utilities()["times"][(-(-gradient.numel() // 1024),)](
+            gradient, result, upstream, gradient.numel(), in_place, BLOCK=1024, **OPTIONS
+        )
+    return result

@@ -1,0 +1,565 @@
+"""A launch as Triton source.
+
+A program of the grid takes BLOCK positions. What a position needs of all its channels takes loops over the channels, one
+after the other; for few channels they are written out, so that what is heavy stays in registers between them. Values of
+neighbours are computed again, at their offset.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...exact import functions
+from ...exact.sums import LIMBS, STATE, UNIT
+from ..plan import HEAVY, Plan
+from ..polynomials import ATANH, EXP, MAGIC, MAGIC_BITS, ROOT
+from ..program import Row
+from ..trace import Node
+from .stages import Offset, Stage, at, below, instances
+
+WRITTEN_OUT = 32
+"""Channels up to which loops are written out."""
+LONGEST = 9000
+"""Operations above which they are not."""
+ARGUMENTS = (
+    "x", "label", "target", "mask", "weight", "gradient", "parameters", "tables", "states", "kept", "flag",
+    "total", "positions", "s0", "s1", "s2", "x_sample", "x_channel", "x_position", "t_sample", "t_channel", "t_position",
+)  # fmt: skip
+"""What a launch is called with: pointers, numbers of positions, of all and of a sample, sizes and strides."""
+_BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "gt": ">", "le": "<=", "ge": ">=", "eq": "=="}
+_BINARY["and"] = "&"
+_REDUCTIONS = frozenset(("amax", "isum"))
+_COMPARED = frozenset(("lt", "gt", "le", "ge", "eq"))
+Key = tuple[int, Offset]
+"""A node, by its id, at a neighbour."""
+
+
+
+
+def constant(value: float) -> str:
+    """A float64 number: Triton takes a bare one for a float32 where it meets no float64."""
+    if math.isfinite(value):
+        return f"tl.full((), {value!r}, tl.float64)"
+    return f"tl.full((), {_bits(value)}, tl.int64).to(tl.float64, bitcast=True)"
+
+
+def _bits(value: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def _horner(coefficients: Sequence[float], x: str) -> str:
+    first, *rest = coefficients
+    return "\n    ".join(
+        [f"p = {constant(first)}", *(f"p = tl.fma(p, {x}, {constant(c)})" for c in rest)]
+    )
+
+
+def helpers() -> str:
+    """The functions that launches call: exp, log1p, reading, rounding, exact sums."""
+    return f"""import triton
+import triton.language as tl
+
+
+@triton.jit
+def exp(v):
+    shifted = tl.fma(v, {constant(1.0 / math.log(2.0))}, {constant(MAGIC)})
+    m = shifted - {MAGIC!r}
+    r = tl.fma(m, {constant(-functions.LN2_HIGH)}, v)
+    r = tl.fma(m, {constant(-functions.LN2_LOW)}, r)
+    {_horner(EXP, "r")}
+    scale = shifted.to(tl.int64, bitcast=True) << 52
+    return (p.to(tl.int64, bitcast=True) + scale).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def log1p(v):
+    u = (v + 1.0).to(tl.int64, bitcast=True)
+    e = (u - {ROOT}) >> 52
+    m = (u - (e << 52)).to(tl.float64, bitcast=True)
+    f = tl.where(e == 0, v, m - 1.0)
+    s = f / (f + 2.0)
+    z = s * s
+    {_horner(ATANH, "z")}
+    near = tl.fma(s, z * p, s * 2.0)
+    whole = (e + {MAGIC_BITS}).to(tl.float64, bitcast=True) - {MAGIC!r}
+    return tl.where(v != v, v, tl.fma(whole, {constant(math.log(2.0))}, near))
+
+
+@triton.jit
+def read(v):
+    v = v.to(tl.float32)
+    return tl.where(tl.abs(v) < {functions.TINY!r}, 0.0, v)
+
+
+@triton.jit
+def label_of(v):
+    # What int32 cannot hold is no class, nor what the loss compares labels with.
+    v = v.to(tl.int64)
+    return tl.where((v >= -2147483648) & (v < 2147483648), v, -2147483648).to(tl.int32)
+
+
+@triton.jit
+def narrow(v):
+    return tl.where(tl.abs(v) < {functions.TINY!r}, 0.0, v).to(tl.float32)
+
+
+@triton.jit
+def rounded(v):
+    bits = tl.where(v != v, 0x7FC00000, narrow(v).to(tl.int32, bitcast=True))
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def whole_part(v):
+    small = tl.abs(v) < {2.0**52!r}
+    return tl.where(small, tl.where(small, v, 0.0).to(tl.int64).to(tl.float64), v)
+
+
+@triton.jit
+def add_sum(states, v, inside):
+    v = tl.where(inside, v, 0.0)
+    finite = tl.abs(v) < {2.0**128!r}
+    rest = tl.where(finite, v, 0.0)
+    exponent = ((rest.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32)
+    largest = tl.max(exponent, 0)
+    smallest = tl.min(tl.where(exponent > 0, exponent, 2047), 0)
+    for limb in tl.static_range({LIMBS}):
+        # A limb above all values has no digits, nor has one below the last bit of the smallest.
+        if (largest >= 32 * limb + {1023 - UNIT}) & (smallest < 32 * limb + {1023 + 32 + 52 - UNIT}):
+            units = rest * ({2.0**UNIT!r} * 2.0 ** (-32 * limb))
+            digit = whole_part(units) - whole_part(units * {2.0**-32!r}) * {2.0**32!r}
+            tl.atomic_add(states + limb, tl.sum(digit.to(tl.int64), 0), sem="relaxed")
+    if tl.min(finite.to(tl.int32), 0) == 0:
+        tl.atomic_add(states + {LIMBS}, tl.sum((v >= {2.0**128!r}).to(tl.int64), 0), sem="relaxed")
+        tl.atomic_add(states + {LIMBS + 1}, tl.sum((v <= {-(2.0**128)!r}).to(tl.int64), 0), sem="relaxed")
+        tl.atomic_add(states + {LIMBS + 2}, tl.sum((v != v).to(tl.int64), 0), sem="relaxed")
+"""
+
+
+class Writer:
+    """Writes one launch, the function ``name``.
+
+    Args:
+        name: what to call it.
+        rows: all rows that are summed.
+        launch: which of them here, and what else.
+        place: where kept nodes begin, by their ids, in numbers per position.
+        channels: the number of channels.
+        tables: constants along the channels, of all launches; more are added.
+        wide: whether positions and elements are counted in int64.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        launch: Stage,
+        place: dict[int, int],
+        channels: int,
+        tables: list[float],
+        wide: bool,
+    ) -> None:
+        self.launch, self.place, self.channels, self.tables = launch, place, channels, tables
+        self.summed: list[tuple[Row, int]] = []
+        start = 0
+        for k, row in enumerate(rows):
+            if k in launch.rows:
+                self.summed.append((row, start))
+            start += row.states
+        roots = [row.node for row, _ in self.summed] + launch.keep
+        roots += [] if launch.final is None else [launch.final]
+        self.spatial = roots[0].graph.rank - 2
+        self.here: Offset = (0,) * self.spatial
+        self.all = instances(roots, launch.read)
+        self.level = self._levels()
+        self.by_exponent = self._by_exponent()
+        self.short = all(
+            abs(a.attrs[0]) < 2**31 for node, _ in self.all if node.op in _COMPARED for a in node.args
+            if a.op == "const" and a.kind == "i"
+        )  # fmt: skip
+        per_channel = sum(node.chan for node, _ in self.all)
+        few = channels <= WRITTEN_OUT and channels * per_channel <= LONGEST
+        self.written_out = few and not any(row.node.chan for row, _ in self.summed)
+        self.indent, self.count = 1, 0
+        self.known: dict[Key, str] = {}
+        self.narrow: dict[Key, str] = {}
+        self.stored: dict[tuple[Key, int | None], str] = {}
+        self.lines = ["@triton.jit", f"def {name}({', '.join(ARGUMENTS)}, WHEN: tl.constexpr, BLOCK: tl.constexpr):"]
+        self._start("tl.int64" if wide else "tl.int32")
+        self._loops()
+        for row, start in self.summed:
+            if not row.node.chan:
+                self._sum(self.known[self._outside(row.node)], str(start))
+        for node in launch.keep:
+            if not node.chan:
+                self._keep(node, self.known[self._outside(node)], "0")
+
+    @property
+    def text(self) -> str:
+        """The function."""
+        return "\n".join(self.lines) + "\n"
+
+    def _levels(self) -> dict[Key, int]:
+        """The first channel loop that can compute a node; for one per position, that before which it is known."""
+        level: dict[Key, int] = {}
+        for node, offset in self.all:
+            args = below(node, offset, self.launch.read)
+            highest = max((level[id(a), o] for a, o in args), default=0)
+            level[id(node), offset] = highest + (bool(args) and node.op in _REDUCTIONS)
+        return level
+
+    def _by_exponent(self) -> set[int]:
+        """Maxima of int64 numbers of which only high bits are used: the high 32 are enough."""
+        maxima = {id(node) for node, _ in self.all if node.op == "amax" and node.kind == "i"}
+        roots = [row.node for row, _ in self.summed] + self.launch.keep
+        for node, _ in self.all:
+            if node.op != "shr" or node.attrs[0] < 32:
+                maxima -= {id(a) for a in node.args}
+        return maxima - {id(root) for root in roots}
+
+    def _line(self, text: str) -> None:
+        self.lines.append("    " * self.indent + text)
+
+    def _name(self, expression: str) -> str:
+        self.count += 1
+        self._line(f"v{self.count} = {expression}")
+        return f"v{self.count}"
+
+    def _start(self, index: str) -> None:
+        """Which positions these are, and where their numbers stand."""
+        self._line("if WHEN >= 0:")
+        self._line("    if tl.load(flag) != WHEN:")
+        self._line("        return")
+        if index == "tl.int64":
+            for name in ARGUMENTS[ARGUMENTS.index("total") :]:
+                self._line(f"{name} = tl.full((), 0, tl.int64) + {name}")
+        self._line(f"p = tl.program_id(0).to({index}) * BLOCK + tl.arange(0, BLOCK)")
+        self._line("inside = p < total")
+        self._line("sample = p // positions")
+        self._line("place = p - sample * positions")
+        self._line("x_at = sample * x_sample + place * x_position")
+        self._line("t_at = sample * t_sample + place * t_position")
+        if any(node.op == "shift" for node, _ in self.all):
+            rest = "place"
+            for axis in reversed(range(self.spatial)):
+                self._line(f"at{axis} = {rest} % s{axis}" if axis else f"at{axis} = {rest}")
+                if axis:
+                    self._line(f"rest{axis} = {rest} // s{axis}")
+                    rest = f"rest{axis}"
+        self.bounds: dict[Any, str] = {self.here: "inside"}
+        self.places: dict[Any, str] = {}
+
+    # --- Neighbours ---
+
+    def _bound(self, axis: int, step: int) -> str:
+        """Whether a neighbour along an axis exists."""
+        key = "along", axis, step
+        if key not in self.bounds:
+            test = f"at{axis} < s{axis} - {step}" if step > 0 else f"at{axis} >= {-step}"
+            self.bounds[key] = self._name(test)
+        return self.bounds[key]
+
+    def _exists(self, offset: Offset) -> str:
+        """Whether a neighbour exists."""
+        if offset not in self.bounds:
+            tests = [self._bound(axis, step) for axis, step in enumerate(offset) if step]
+            self.bounds[offset] = self._name(" & ".join(["inside", *tests]))
+        return self.bounds[offset]
+
+    def _address(self, array: str, offset: Offset) -> str:
+        """Where an array has its numbers of a neighbour."""
+        if (array, offset) not in self.places:
+            delta = ""
+            for axis, step in enumerate(offset):
+                delta = f"({delta} * s{axis} + {step})" if delta else str(step)
+            if array in ("x", "target"):
+                letter = array[0]
+                at, unit = f"{letter}_at", f" * {letter}_position"
+            else:
+                at, unit = "p", ""
+            moved = f"{at} + {delta}{unit}" if any(offset) else at
+            self.places[array, offset] = self._name(f"{array} + ({moved})")
+        return self.places[array, offset]
+
+    # --- Loops over the channels ---
+
+    def _loops(self) -> None:
+        read, final = self.launch.read, self.launch.final
+        reductions = [node for node, _ in self.all if node.op in _REDUCTIONS and id(node) not in read]
+        outputs = [row.node for row, _ in self.summed if row.node.chan]
+        outputs += [node for node in self.launch.keep if node.chan]
+        outputs += [] if final is None else [final]
+        own = {id(node): self.level[self._key(node)] for node in (*reductions, *outputs)}
+        last = max([own[id(n)] - 1 for n in reductions] + [own[id(n)] for n in outputs], default=-1)
+        for level in range(last + 1):
+            ends = [n for n in reductions if own[id(n)] == level + 1]
+            here = [n for n in outputs if own[id(n)] == level]
+            if ends or here:
+                self._loop(ends, here)
+
+    def _loop(self, ends: Sequence[Node], outputs: Sequence[Node]) -> None:
+        """Reductions, and what is written or summed for each channel."""
+        roots = [n.args[0] for n in ends] + list(outputs)
+        for root in roots:
+            for node, offset in self._needed(root):
+                if not node.chan:
+                    self._outside(node)
+                elif id(node) in self.launch.read or node.op == "leaf":
+                    self._address("kept" if id(node) in self.launch.read else node.attrs[0], offset)
+                    self._exists(offset)
+                elif node.op == "shift":
+                    self._bound(node.attrs[0], offset[node.attrs[0]] + node.attrs[1])
+        totals = {}
+        for n in ends:
+            start, kind = self._first(n)
+            shape = "(BLOCK,)" if n.pos else "()"
+            totals[id(n)] = self._name(f"tl.full({shape}, {start}, {kind})")
+        if self.written_out:
+            for c in range(self.channels):
+                self._channel(ends, outputs, totals, c)
+        else:
+            self._line(f"for c in range({self.channels}):")
+            self.indent += 1
+            self._channel(ends, outputs, totals, None)
+            self.indent -= 1
+        for n in ends:
+            narrow = n.op == "amax" and n.args[0].op == "leaf"
+            self.known[self._key(n)] = self._name(f"{totals[id(n)]}.to(tl.float64)") if narrow else totals[id(n)]
+
+    def _channel(
+        self, ends: Sequence[Node], outputs: Sequence[Node], totals: dict[int, str], number: int | None
+    ) -> None:
+        found: dict[Key, str] = {}
+        c = "c" if number is None else str(number)
+        for n in ends:
+            total, arg = totals[id(n)], n.args[0]
+            value = self._value(arg, found, number)
+            if n.op == "isum":
+                self._line(f"{total} = {total} + {value}")
+                continue
+            if arg.op == "leaf":
+                value = self.narrow[self._key(arg)]
+            elif id(n) in self.by_exponent:
+                value = self._name(f"({value} >> 32).to(tl.int32)")
+            self._line(f"{total} = tl.where({value} > {total}, {value}, {total})")
+        for n in outputs:
+            value = self._value(n, found, number)
+            if n is self.launch.final:
+                whole = self._name(f"rounded(tl.where(inside, {value}, 0.0))")
+                self._line(f"tl.store(gradient + (x_at + {c} * x_channel), {whole}, mask=inside)")
+            for row, start in self.summed:
+                if row.node is n:
+                    self._sum(value, f"({start} + {c})" if row.by_channel else str(start))
+            if n in self.launch.keep:
+                self._keep(n, value, c)
+
+    def _first(self, node: Node) -> tuple[str, str]:
+        """What a reduction starts from."""
+        if node.op == "isum":
+            return ("0.0", "tl.float64") if node.kind == "f" else ("0", "tl.int64")
+        if node.kind == "f":
+            return 'float("-inf")', "tl.float32" if node.args[0].op == "leaf" else "tl.float64"
+        return (str(-(2**31)), "tl.int32") if id(node) in self.by_exponent else (str(1 - 2**63), "tl.int64")
+
+    # --- Values ---
+
+    def _key(self, node: Node) -> Key:
+        return id(node), at(node, self.here)[1]
+
+    def _needed(self, root: Node, number: int | None = 0) -> list[tuple[Node, Offset]]:
+        """What has to be computed for a node, of a channel, arguments first."""
+        seen: set[Key] = set()
+        result = []
+        stack = [(*at(root, self.here), False)]
+        while stack:
+            node, offset, done = stack.pop()
+            key = id(node), offset
+            if done:
+                result.append((node, offset))
+            elif key not in seen and key not in self.known:
+                seen.add(key)
+                stack.append((node, offset, True))
+                if node.op not in _REDUCTIONS and (key, number) not in self.stored:
+                    stack.extend((*item, False) for item in reversed(below(node, offset, self.launch.read)))
+        return result
+
+    def _outside(self, root: Node) -> Key:
+        """Compute what is the same for all channels."""
+        for node, offset in self._needed(root):
+            if not node.chan:
+                self.known[id(node), offset] = self._operation(node, offset, self.known, None)
+        return self._key(root)
+
+    def _value(self, root: Node, found: dict[Key, str], number: int | None) -> str:
+        """Compute a node for a channel."""
+        for node, offset in self._needed(root, number):
+            key = id(node), offset
+            if key in found:
+                continue
+            if number is not None and (key, number) in self.stored:
+                found[key] = self.stored[key, number]
+                continue
+            found[key] = self._operation(node, offset, ChainMap(found, self.known), number)
+            if number is not None and node.pos and node.kind != "b" and Plan.cost(node) > HEAVY:
+                self.stored[key, number] = found[key]
+        key = self._key(root)
+        return self.known[key] if key in self.known else found[key]
+
+    def _operation(self, node: Node, offset: Offset, found: Mapping[Key, str], number: int | None) -> str:
+        """The code of one node."""
+        op = node.op
+        c = "c" if number is None else str(number)
+        if id(node) in self.launch.read:
+            return self._kept(node, offset, c)
+        if op == "leaf":
+            return self._leaf(node, offset, c)
+        a = [found[id(arg), o] for arg, o in below(node, offset, self.launch.read)]
+        if op == "shift":
+            axis, step = node.attrs
+            source = node.args[0]
+            if (source.op == "leaf" and source.attrs[0] != "mask") or id(source) in self.launch.read:
+                return a[0]  # loaded as 0 off the edge
+            nothing = "0.0" if node.kind == "f" else "0"
+            return self._name(f"tl.where({self._bound(axis, offset[axis] + step)}, {a[0]}, {nothing})")
+        if op == "const":
+            value = node.attrs[0]
+            if node.kind == "f":
+                return self._name(constant(value))
+            return self._name(f"tl.full((), {int(value)}, {'tl.int1' if node.kind == 'b' else 'tl.int64'})")
+        if op == "channel":
+            return self._name(f"tl.full((), {c}, tl.int32)") if number is not None else c
+        if op == "param":
+            return self._name(f"tl.load(parameters + {node.attrs[0]}" + (f" + {c})" if node.chan else ")"))
+        if op == "vector":
+            if number is not None:
+                return self._name(constant(node.attrs[0][number]))
+            return self._name(f"tl.load(tables + {self._table(node.attrs[0])} + {c})")
+        if op == "pick":
+            return self._pick(node, offset, a[0])
+        if op == "shr" and id(node.args[0]) in self.by_exponent:
+            return self._name(f"({a[0]} >> {node.attrs[0] - 32}).to(tl.int64)")
+        return self._name(self._expression(node, a))
+
+    def _expression(self, node: Node, a: Sequence[str]) -> str:
+        op = node.op
+        if op in _BINARY:
+            return f"{a[0]} {_BINARY[op]} {a[1]}"
+        if op == "where":
+            return f"tl.where({', '.join(a)})"
+        if op == "not":
+            return f"{a[0]} == 0"
+        if op == "bits":
+            return f"{a[0]}.to(tl.int64, bitcast=True)"
+        if op == "value":
+            return f"{a[0]}.to(tl.float64, bitcast=True)"
+        if op == "fand":
+            return f"({a[0]}.to(tl.int64, bitcast=True) & {node.attrs[0]}).to(tl.float64, bitcast=True)"
+        if op in ("band", "shl", "shr"):
+            return f"{a[0]} {dict(band='&', shl='<<', shr='>>')[op]} {node.attrs[0]}"
+        if op == "larger":
+            return f"tl.where({a[0]} > {a[1]}, {a[0]}, {a[1]})"
+        if op == "to_int":
+            return f"{a[0]}.to(tl.int64)"
+        if op == "to_float":
+            return f"{a[0]}.to(tl.float64)"
+        if op == "rint":  # of at most 2^51 in magnitude, all that the numerics round
+            return f"({a[0]} + {MAGIC!r}) - {MAGIC!r}"
+        if op == "isnan":
+            return f"{a[0]} != {a[0]}"
+        if op == "float32":
+            return f"narrow({a[0]}).to(tl.float64)"
+        if op in ("abs", "sqrt"):
+            return f"tl.{op}({a[0]})"
+        if op in ("exp", "log1p"):
+            return f"{op}({a[0]})"
+        raise NotImplementedError(op)
+
+    def _leaf(self, node: Node, offset: Offset, c: str) -> str:
+        """An input: float64, int32 for labels, or boolean. 0 where there is nothing."""
+        (name,) = node.attrs
+        at = self._address(name, offset)
+        exists = self._exists(offset)
+        if node.chan:
+            at = f"{at} + {c} * {name[0]}_channel"
+        value = f"tl.load({at}, mask={exists}, other=0)"
+        if name == "label":
+            return self._name(f"label_of({value})" if self.short else value)
+        if name == "mask":
+            return self._name(f"{value} != 0")
+        narrow = self.narrow[id(node), offset] = self._name(f"read({value})")
+        return self._name(f"{narrow}.to(tl.float64)")
+
+    def _pick(self, node: Node, offset: Offset, label: str) -> str:
+        """What stands at each position's label: of the input, of constants or of parameters. Beyond them: any value."""
+        (source,) = node.attrs
+        index = self._name(f"tl.where(({label} >= 0) & ({label} < {self.channels}), {label}, 0).to(tl.int32)")
+        if source == "x":
+            at = f"{self._address('x', offset)} + {index} * x_channel"
+            return self._name(f"read(tl.load({at}, mask={self._exists(offset)}, other=0)).to(tl.float64)")
+        if isinstance(source, int):
+            return self._name(f"tl.load(parameters + {source} + {index})")
+        return self._name(f"tl.load(tables + {self._table(source)} + {index})")
+
+    def _table(self, values: Sequence[float]) -> int:
+        """Where a table of constants begins."""
+        for start in range(len(self.tables) - len(values) + 1):
+            if [_bits(v) for v in self.tables[start : start + len(values)]] == [_bits(v) for v in values]:
+                return start
+        self.tables.extend(values)
+        return len(self.tables) - len(values)
+
+    # --- Results ---
+
+    def _sum(self, value: str, state: str) -> None:
+        self._line(f"add_sum(states + {state} * {STATE}, {value}, inside)")
+
+    def _keep(self, node: Node, value: str, c: str) -> None:
+        at = f"kept + (({self.place[id(node)]} + {c}) * total + p)"
+        if node.kind == "i":
+            value = f"{value}.to(tl.int64).to(tl.float64, bitcast=True)"
+        elif node.kind == "b":
+            value = f"{value}.to(tl.float64)"
+        self._line(f"tl.store({at}, tl.where(inside, {value}, 0.0), mask=inside)")
+
+    def _kept(self, node: Node, offset: Offset, c: str) -> str:
+        at = f"{self._address('kept', offset)} + ({self.place[id(node)]} + {c if node.chan else 0}) * total"
+        value = f"tl.load({at}, mask={self._exists(offset)}, other=0.0)"
+        if node.kind == "i":
+            value = f"{value}.to(tl.int64, bitcast=True)"
+        elif node.kind == "b":
+            value = f"{value} != 0.0"
+        return self._name(value)
+
+
+def utilities() -> str:
+    """The launches that are the same for all losses."""
+    return f"""{helpers()}
+
+@triton.jit
+def find_wrong(label, mask, wrong, total, CHANNELS: tl.constexpr, IGNORE, HAS_IGNORE: tl.constexpr,
+               HAS_MASK: tl.constexpr, BLOCK: tl.constexpr):
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(label + p, mask=p < total, other=0).to(tl.int64)
+    bad = (v < 0) | (v >= CHANNELS)
+    if HAS_IGNORE:
+        bad = bad & (v != IGNORE)
+    if HAS_MASK:
+        bad = bad & (tl.load(mask + p, mask=p < total, other=0) != 0)
+    if tl.max(bad.to(tl.int32), 0) > 0:
+        tl.store(wrong, 1)
+
+
+@triton.jit
+def times(gradient, result, upstream, total, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr):
+    scale = read(tl.load(upstream)).to(tl.float64)
+    if IN_PLACE:
+        if scale == 1.0:
+            return
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    v = read(tl.load(gradient + p, mask=p < total, other=0.0)).to(tl.float64)
+    tl.store(result + p, rounded(scale * v), mask=p < total)
+"""
