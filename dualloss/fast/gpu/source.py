@@ -11,6 +11,7 @@ import math
 import struct
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...exact import functions
@@ -23,8 +24,8 @@ from .stages import Offset, Stage, at, below, instances
 
 WRITTEN_OUT = 32
 """Channels up to which loops are written out."""
-LONGEST = 9000
-"""Operations above which they are not."""
+CHUNK = 4
+"""Channels, at most, of a tensor."""
 ARGUMENTS = (
     "x", "label", "target", "mask", "weight", "gradient", "parameters", "tables", "states", "kept", "flag",
     "total", "positions", "s0", "s1", "s2", "x_sample", "x_channel", "x_position", "t_sample", "t_channel", "t_position",
@@ -120,24 +121,42 @@ def whole_part(v):
 
 
 @triton.jit
-def add_sum(states, v, inside):
+def add_row(at, v, BY_CHANNEL: tl.constexpr):
+    total = tl.sum(v, 1, keep_dims=True)
+    if BY_CHANNEL:
+        tl.atomic_add(at, total, sem="relaxed")
+    else:
+        tl.atomic_add(at, tl.sum(tl.sum(total, 1), 0), sem="relaxed")
+
+
+@triton.jit
+def add_sum(states, v, inside, BY_CHANNEL: tl.constexpr):
     v = tl.where(inside, v, 0.0)
     finite = tl.abs(v) < {2.0**128!r}
     rest = tl.where(finite, v, 0.0)
     exponent = ((rest.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32)
-    largest = tl.max(exponent, 0)
-    smallest = tl.min(tl.where(exponent > 0, exponent, 2047), 0)
+    largest = tl.max(tl.max(exponent, 1), 0)
+    smallest = tl.min(tl.min(tl.where(exponent > 0, exponent, 2047), 1), 0)
     for limb in tl.static_range({LIMBS}):
         # A limb above all values has no digits, nor has one below the last bit of the smallest.
         if (largest >= 32 * limb + {1023 - UNIT}) & (smallest < 32 * limb + {1023 + 32 + 52 - UNIT}):
             units = rest * ({2.0**UNIT!r} * 2.0 ** (-32 * limb))
             digit = whole_part(units) - whole_part(units * {2.0**-32!r}) * {2.0**32!r}
-            tl.atomic_add(states + limb, tl.sum(digit.to(tl.int64), 0), sem="relaxed")
-    if tl.min(finite.to(tl.int32), 0) == 0:
-        tl.atomic_add(states + {LIMBS}, tl.sum((v >= {2.0**128!r}).to(tl.int64), 0), sem="relaxed")
-        tl.atomic_add(states + {LIMBS + 1}, tl.sum((v <= {-(2.0**128)!r}).to(tl.int64), 0), sem="relaxed")
-        tl.atomic_add(states + {LIMBS + 2}, tl.sum((v != v).to(tl.int64), 0), sem="relaxed")
+            add_row(states + limb, digit.to(tl.int64), BY_CHANNEL)
+    if tl.min(tl.min(finite.to(tl.int32), 1), 0) == 0:
+        add_row(states + {LIMBS}, (v >= {2.0**128!r}).to(tl.int64), BY_CHANNEL)
+        add_row(states + {LIMBS + 1}, (v <= {-(2.0**128)!r}).to(tl.int64), BY_CHANNEL)
+        add_row(states + {LIMBS + 2}, (v != v).to(tl.int64), BY_CHANNEL)
 """
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Channels that are worked on at a time: the first, if that is known here, how many, and what they are called."""
+
+    start: int | None
+    size: int
+    name: str
 
 
 class Writer:
@@ -181,22 +200,21 @@ class Writer:
             abs(a.attrs[0]) < 2**31 for node, _ in self.all if node.op in _COMPARED for a in node.args
             if a.op == "const" and a.kind == "i"
         )  # fmt: skip
-        per_channel = sum(node.chan for node, _ in self.all)
-        few = channels <= WRITTEN_OUT and channels * per_channel <= LONGEST
-        self.written_out = few and not any(row.node.chan for row, _ in self.summed)
+        self.written_out = channels <= WRITTEN_OUT
         self.indent, self.count = 1, 0
         self.known: dict[Key, str] = {}
         self.narrow: dict[Key, str] = {}
         self.stored: dict[tuple[Key, int | None], str] = {}
+        self.channel_names: dict[tuple[str, int], str] = {}
         self.lines = ["@triton.jit", f"def {name}({', '.join(ARGUMENTS)}, WHEN: tl.constexpr, BLOCK: tl.constexpr):"]
         self._start("tl.int64" if wide else "tl.int32")
         self._loops()
         for row, start in self.summed:
             if not row.node.chan:
-                self._sum(self.known[self._outside(row.node)], str(start))
+                self._sum(self.known[self._outside(row.node)], str(start), False)
         for node in launch.keep:
             if not node.chan:
-                self._keep(node, self.known[self._outside(node)], "0")
+                self._keep(node, self.known[self._outside(node)], None)
 
     @property
     def text(self) -> str:
@@ -316,46 +334,62 @@ class Writer:
         totals = {}
         for n in ends:
             start, kind = self._first(n)
-            shape = "(BLOCK,)" if n.pos else "()"
+            shape = "(BLOCK,)" if n.pos else "(1,)"
             totals[id(n)] = self._name(f"tl.full({shape}, {start}, {kind})")
         if self.written_out:
-            for c in range(self.channels):
-                self._channel(ends, outputs, totals, c)
+            start = 0
+            while start < self.channels:  # as few tensors as can be, none of them with more than it needs
+                size = min(CHUNK, 1 << ((self.channels - start).bit_length() - 1))
+                self._channel(ends, outputs, totals, Chunk(start, size, self._channels(str(start), size)))
+                start += size
         else:
-            self._line(f"for c in range({self.channels}):")
+            size = math.gcd(CHUNK, self.channels)
+            self._line(f"for c in range(0, {self.channels}, {size}):")
             self.indent += 1
-            self._channel(ends, outputs, totals, None)
+            self._channel(ends, outputs, totals, Chunk(None, size, self._channels("c", size)))
             self.indent -= 1
         for n in ends:
             narrow = n.op == "amax" and n.args[0].op == "leaf"
             self.known[self._key(n)] = self._name(f"{totals[id(n)]}.to(tl.float64)") if narrow else totals[id(n)]
 
+    def _channels(self, start: str, size: int) -> str:
+        if (start, size) in self.channel_names:
+            return self.channel_names[start, size]
+        name = self._name(f"{start} + tl.arange(0, {size})[:, None]")
+        if start != "c":
+            self.channel_names[start, size] = name
+        return name
+
     def _channel(
-        self, ends: Sequence[Node], outputs: Sequence[Node], totals: dict[int, str], number: int | None
+        self, ends: Sequence[Node], outputs: Sequence[Node], totals: dict[int, str], chunk: Chunk
     ) -> None:
+        """The body of a loop."""
         found: dict[Key, str] = {}
-        c = "c" if number is None else str(number)
         for n in ends:
             total, arg = totals[id(n)], n.args[0]
-            value = self._value(arg, found, number)
+            value = self._value(arg, found, chunk)
+            if arg.op == "const":
+                value = self._name(f"tl.broadcast_to({value}, ({chunk.size}, {'BLOCK' if n.pos else 1}))")
             if n.op == "isum":
-                self._line(f"{total} = {total} + {value}")
+                self._line(f"{total} = {total} + tl.sum({value}, 0)")
                 continue
             if arg.op == "leaf":
                 value = self.narrow[self._key(arg)]
             elif id(n) in self.by_exponent:
                 value = self._name(f"({value} >> 32).to(tl.int32)")
+            value = self._name(f"tl.max({value}, 0)")
             self._line(f"{total} = tl.where({value} > {total}, {value}, {total})")
         for n in outputs:
-            value = self._value(n, found, number)
+            value = self._value(n, found, chunk)
             if n is self.launch.final:
-                whole = self._name(f"rounded(tl.where(inside, {value}, 0.0))")
-                self._line(f"tl.store(gradient + (x_at + {c} * x_channel), {whole}, mask=inside)")
+                at = self._name(f"(gradient + x_at)[None, :] + {chunk.name} * x_channel")
+                whole = f"rounded(tl.where(inside[None, :], {value}, 0.0))"
+                self._line(f"tl.store({at}, {whole}, mask=inside[None, :])")
             for row, start in self.summed:
                 if row.node is n:
-                    self._sum(value, f"({start} + {c})" if row.by_channel else str(start))
+                    self._sum(value, f"{start} + {chunk.name}" if row.by_channel else str(start), row.by_channel, chunk)
             if n in self.launch.keep:
-                self._keep(n, value, c)
+                self._keep(n, value, chunk)
 
     def _first(self, node: Node) -> tuple[str, str]:
         """What a reduction starts from."""
@@ -370,8 +404,8 @@ class Writer:
     def _key(self, node: Node) -> Key:
         return id(node), at(node, self.here)[1]
 
-    def _needed(self, root: Node, number: int | None = 0) -> list[tuple[Node, Offset]]:
-        """What has to be computed for a node, of a channel, arguments first."""
+    def _needed(self, root: Node, start: int | None = 0) -> list[tuple[Node, Offset]]:
+        """What has to be computed for a node, of the channels from one on, arguments first."""
         seen: set[Key] = set()
         result = []
         stack = [(*at(root, self.here), False)]
@@ -383,7 +417,7 @@ class Writer:
             elif key not in seen and key not in self.known:
                 seen.add(key)
                 stack.append((node, offset, True))
-                if node.op not in _REDUCTIONS and (key, number) not in self.stored:
+                if node.op not in _REDUCTIONS and (key, start) not in self.stored:
                     stack.extend((*item, False) for item in reversed(below(node, offset, self.launch.read)))
         return result
 
@@ -394,52 +428,51 @@ class Writer:
                 self.known[id(node), offset] = self._operation(node, offset, self.known, None)
         return self._key(root)
 
-    def _value(self, root: Node, found: dict[Key, str], number: int | None) -> str:
-        """Compute a node for a channel."""
-        for node, offset in self._needed(root, number):
+    def _value(self, root: Node, found: dict[Key, str], chunk: Chunk) -> str:
+        """Compute a node for some channels."""
+        start = chunk.start
+        for node, offset in self._needed(root, start):
             key = id(node), offset
             if key in found:
                 continue
-            if number is not None and (key, number) in self.stored:
-                found[key] = self.stored[key, number]
+            if start is not None and (key, start) in self.stored:
+                found[key] = self.stored[key, start]
                 continue
-            found[key] = self._operation(node, offset, ChainMap(found, self.known), number)
-            if number is not None and node.pos and node.kind != "b" and Plan.cost(node) > HEAVY:
-                self.stored[key, number] = found[key]
+            found[key] = self._operation(node, offset, ChainMap(found, self.known), chunk)
+            if start is not None and node.pos and node.kind != "b" and Plan.cost(node) > HEAVY:
+                self.stored[key, start] = found[key]
         key = self._key(root)
         return self.known[key] if key in self.known else found[key]
 
-    def _operation(self, node: Node, offset: Offset, found: Mapping[Key, str], number: int | None) -> str:
+    def _operation(self, node: Node, offset: Offset, found: Mapping[Key, str], chunk: Chunk | None) -> str:
         """The code of one node."""
         op = node.op
-        c = "c" if number is None else str(number)
         if id(node) in self.launch.read:
-            return self._kept(node, offset, c)
+            return self._kept(node, offset, chunk)
         if op == "leaf":
-            return self._leaf(node, offset, c)
+            return self._leaf(node, offset, chunk)
         a = [found[id(arg), o] for arg, o in below(node, offset, self.launch.read)]
         if op == "shift":
             axis, step = node.attrs
             source = node.args[0]
             if (source.op == "leaf" and source.attrs[0] != "mask") or id(source) in self.launch.read:
                 return a[0]  # loaded as 0 off the edge
-            nothing = "0.0" if node.kind == "f" else "0"
-            return self._name(f"tl.where({self._bound(axis, offset[axis] + step)}, {a[0]}, {nothing})")
+            exists = self._bound(axis, offset[axis] + step) + ("[None, :]" if source.chan else "")
+            return self._name(f"tl.where({exists}, {a[0]}, {'0.0' if node.kind == 'f' else '0'})")
         if op == "const":
             value = node.attrs[0]
             if node.kind == "f":
                 return self._name(constant(value))
             return self._name(f"tl.full((), {int(value)}, {'tl.int1' if node.kind == 'b' else 'tl.int64'})")
-        if op == "channel":
-            return self._name(f"tl.full((), {c}, tl.int32)") if number is not None else c
-        if op == "param":
-            return self._name(f"tl.load(parameters + {node.attrs[0]}" + (f" + {c})" if node.chan else ")"))
-        if op == "vector":
-            if number is not None:
-                return self._name(constant(node.attrs[0][number]))
-            return self._name(f"tl.load(tables + {self._table(node.attrs[0])} + {c})")
         if op == "pick":
             return self._pick(node, offset, a[0])
+        if op in ("channel", "param", "vector"):
+            c = "" if chunk is None else chunk.name
+            if op == "channel":
+                return c
+            if op == "param":
+                return self._name(f"tl.load(parameters + {node.attrs[0]}" + (f" + {c})" if node.chan else ")"))
+            return self._name(f"tl.load(tables + {self._table(node.attrs[0])} + {c})")
         if op == "shr" and id(node.args[0]) in self.by_exponent:
             return self._name(f"({a[0]} >> {node.attrs[0] - 32}).to(tl.int64)")
         return self._name(self._expression(node, a))
@@ -478,14 +511,18 @@ class Writer:
             return f"{op}({a[0]})"
         raise NotImplementedError(op)
 
-    def _leaf(self, node: Node, offset: Offset, c: str) -> str:
-        """An input: float64, int32 for labels, or boolean. 0 where there is nothing."""
+    def _loaded(self, array: str, offset: Offset, channel: str | None) -> str:
+        """Numbers of positions, or of those and of channels, 0 where there are none."""
+        at, exists = self._address(array, offset), self._exists(offset)
+        if channel is None:
+            return f"tl.load({at}, mask={exists}, other=0)"
+        return f"tl.load({at}[None, :] + {channel}, mask={exists}[None, :], other=0)"
+
+    def _leaf(self, node: Node, offset: Offset, chunk: Chunk | None) -> str:
+        """An input: float64, integers for labels, or boolean."""
         (name,) = node.attrs
-        at = self._address(name, offset)
-        exists = self._exists(offset)
-        if node.chan:
-            at = f"{at} + {c} * {name[0]}_channel"
-        value = f"tl.load({at}, mask={exists}, other=0)"
+        channel = None if chunk is None or not node.chan else f"{chunk.name} * {name[0]}_channel"
+        value = self._loaded(name, offset, channel)
         if name == "label":
             return self._name(f"label_of({value})" if self.short else value)
         if name == "mask":
@@ -514,25 +551,37 @@ class Writer:
 
     # --- Results ---
 
-    def _sum(self, value: str, state: str) -> None:
-        self._line(f"add_sum(states + {state} * {STATE}, {value}, inside)")
+    def _sum(self, value: str, state: str, by_channel: bool, chunk: Chunk | None = None) -> None:
+        self._line(f"add_sum(states + ({state}) * {STATE}, {value}, {self._all(chunk)}, {by_channel})")
 
-    def _keep(self, node: Node, value: str, c: str) -> None:
-        at = f"kept + (({self.place[id(node)]} + {c}) * total + p)"
-        if node.kind == "i":
+    def _all(self, chunk: Chunk | None) -> str:
+        """Which positions of which channels there are."""
+        return "inside[None, :]" + ("" if chunk is None else f" & ({chunk.name} >= 0)")
+
+    def _keep(self, node: Node, value: str, chunk: Chunk | None) -> None:
+        """Write numbers to memory, as float64."""
+        first = self.place[id(node)]
+        if node.kind != "f":
             value = f"{value}.to(tl.int64).to(tl.float64, bitcast=True)"
-        elif node.kind == "b":
-            value = f"{value}.to(tl.float64)"
-        self._line(f"tl.store({at}, tl.where(inside, {value}, 0.0), mask=inside)")
+        if chunk is None:
+            at, inside = f"kept + {first} * total + p", "inside"
+        else:
+            at, inside = f"(kept + p)[None, :] + ({first} + {chunk.name}) * total", "inside[None, :]"
+        self._line(f"tl.store({at}, tl.where({inside}, {value}, 0.0), mask={inside})")
 
-    def _kept(self, node: Node, offset: Offset, c: str) -> str:
-        at = f"{self._address('kept', offset)} + ({self.place[id(node)]} + {c if node.chan else 0}) * total"
-        value = f"tl.load({at}, mask={self._exists(offset)}, other=0.0)"
-        if node.kind == "i":
-            value = f"{value}.to(tl.int64, bitcast=True)"
-        elif node.kind == "b":
-            value = f"{value} != 0.0"
-        return self._name(value)
+    def _kept(self, node: Node, offset: Offset, chunk: Chunk | None) -> str:
+        """Read them."""
+        first = self.place[id(node)]
+        channel = f"({first} + {chunk.name}) * total" if chunk is not None and node.chan else None
+        if channel is None and first:
+            at = self._name(f"{self._address('kept', offset)} + {first} * total")
+            value = f"tl.load({at}, mask={self._exists(offset)}, other=0)"
+        else:
+            value = self._loaded("kept", offset, channel)
+        if node.kind == "f":
+            return self._name(value)
+        value = f"{value}.to(tl.int64, bitcast=True)"
+        return self._name(value if node.kind == "i" else f"{value} != 0")
 
 
 def utilities() -> str:

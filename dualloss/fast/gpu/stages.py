@@ -45,11 +45,11 @@ class Stages:
         sources = {id(n.args[0]): n.args[0] for n in nodes if n.op == "shift"}
         heavy = {id(n): n for n in sources.values() if any(v.op in _HEAVY for v in ordered([n]))}
         nested = {id(n): n for n in sources.values() if any(v.op == "shift" for v in ordered([n]))}
-        kept: dict[int, Node] = {}
-        for kept in (heavy, {**heavy, **nested}, {i: n for i, n in sources.items() if n.op not in ("leaf", "const")}):
+        kept = {**heavy, **nested}
+        self._divide(rows, gradient, nodes, kept)
+        if max(self._count(rows, launch) for launch in self.launches) > MOST:
+            kept = {i: n for i, n in sources.items() if n.op not in ("leaf", "const")}
             self._divide(rows, gradient, nodes, kept)
-            if max(self._count(rows, launch) for launch in self.launches) <= MOST:
-                break
         self.place: dict[int, int] = {}
         self.size = 0
         for node in kept.values():
@@ -67,11 +67,20 @@ class Stages:
         self.launches = [Stage() for _ in range(number)]
         for node in kept.values():
             self.launches[stage[id(node)]].keep.append(node)
-        for k, row in enumerate(rows):  # what needs no neighbours is computed where the gradient is
-            self.launches[stage[id(row.node)] or -1].rows.append(k)
         self.launches[-1].final = gradient
         for k, launch in enumerate(self.launches):
             launch.read = {i for i in kept if stage[i] < k}
+        for k, row in enumerate(rows):
+            first = stage[id(row.node)]
+            shared = [self._shared(launch, row.node) for launch in self.launches[first:]]
+            self.launches[first + max(range(len(shared)), key=lambda n: (shared[n], n))].rows.append(k)
+
+    @staticmethod
+    def _shared(launch: Stage, node: Node) -> int:
+        """How much of what a row needs for each channel a launch computes anyway."""
+        roots = launch.keep + ([] if launch.final is None else [launch.final])
+        computed = {(id(n), offset) for n, offset in instances(roots, launch.read) if n.chan}
+        return sum((id(n), offset) in computed for n, offset in instances([node], launch.read))
 
     @staticmethod
     def _count(rows: Sequence[Row], launch: Stage) -> int:
