@@ -21,6 +21,7 @@ F64, F32, I64, I32, I8, I1 = (
 )  # fmt: skip
 VF, VF32, VI, VI32, VB, VI8 = (ir.VectorType(t, LANES) for t in (F64, F32, I64, I32, I1, I8))
 
+
 def count_up(b: ir.IRBuilder, start: Any, stop: Any, body: Callable[[Any], None], step: Any = None) -> None:
     """``for i in range(start, stop, step)``."""
     before = b.block

@@ -1,8 +1,9 @@
 """A launch as Triton source.
 
-A program of the grid takes BLOCK positions. What a position needs of all its channels takes loops over the channels, one
-after the other; for few channels they are written out, so that what is heavy stays in registers between them. Values of
-neighbours are computed again, at their offset.
+A program of the grid takes BLOCK positions, a thread one of them. What a position needs of all its channels takes loops
+over the channels, one after the other; for few channels they are written out, so that what is heavy stays in registers
+between them. A tensor holds the positions of a few channels, all in the thread that has the position. Values of
+neighbours are computed again, at their offset, or read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ CHUNK = 4
 """Channels, at most, of a tensor."""
 ARGUMENTS = (
     "x", "label", "target", "mask", "weight", "gradient", "parameters", "tables", "states", "kept", "flag",
-    "total", "positions", "s0", "s1", "s2", "x_sample", "x_channel", "x_position", "t_sample", "t_channel", "t_position",
+    "total", "positions", "s0", "s1", "s2",
+    "x_sample", "x_channel", "x_position", "t_sample", "t_channel", "t_position",
 )  # fmt: skip
 """What a launch is called with: pointers, numbers of positions, of all and of a sample, sizes and strides."""
 _BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "gt": ">", "le": "<=", "ge": ">=", "eq": "=="}
@@ -37,8 +39,6 @@ _REDUCTIONS = frozenset(("amax", "isum"))
 _COMPARED = frozenset(("lt", "gt", "le", "ge", "eq"))
 Key = tuple[int, Offset]
 """A node, by its id, at a neighbour."""
-
-
 
 
 def constant(value: float) -> str:
@@ -54,9 +54,7 @@ def _bits(value: float) -> int:
 
 def _horner(coefficients: Sequence[float], x: str) -> str:
     first, *rest = coefficients
-    return "\n    ".join(
-        [f"p = {constant(first)}", *(f"p = tl.fma(p, {x}, {constant(c)})" for c in rest)]
-    )
+    return "\n    ".join([f"p = {constant(first)}", *(f"p = tl.fma(p, {x}, {constant(c)})" for c in rest)])
 
 
 def helpers() -> str:
@@ -360,9 +358,7 @@ class Writer:
             self.channel_names[start, size] = name
         return name
 
-    def _channel(
-        self, ends: Sequence[Node], outputs: Sequence[Node], totals: dict[int, str], chunk: Chunk
-    ) -> None:
+    def _channel(self, ends: Sequence[Node], outputs: Sequence[Node], totals: dict[int, str], chunk: Chunk) -> None:
         """The body of a loop."""
         found: dict[Key, str] = {}
         for n in ends:
@@ -611,4 +607,41 @@ def times(gradient, result, upstream, total, IN_PLACE: tl.constexpr, BLOCK: tl.c
     p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     v = read(tl.load(gradient + p, mask=p < total, other=0.0)).to(tl.float64)
     tl.store(result + p, rounded(scale * v), mask=p < total)
+
+
+@triton.jit
+def round_sums(states, result, number, BLOCK: tl.constexpr):
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = n < number
+    carry = tl.zeros((BLOCK,), tl.int64)
+    for k in tl.static_range({LIMBS}):  # what is carried out of the highest limb has the sign of the sum
+        carry = (tl.load(states + n * {STATE} + k, mask=inside, other=0) + carry) >> 32
+    negative = carry < 0
+    carry = tl.zeros((BLOCK,), tl.int64)
+    high, middle, low, sticky, place = carry, carry, carry, carry, carry
+    before, second, rest = carry, carry, carry  # the digit below, the one below that, whether there are others
+    for k in tl.static_range({LIMBS + 1}):
+        if k < {LIMBS}:
+            limb = tl.load(states + n * {STATE} + k, mask=inside, other=0)
+            carry = tl.where(negative, 0 - limb, limb) + carry
+            digit = carry & {2**32 - 1}
+            carry = carry >> 32
+        else:
+            digit = carry
+        some = digit > 0
+        high, middle, low = tl.where(some, digit, high), tl.where(some, before, middle), tl.where(some, second, low)
+        sticky, place = tl.where(some, rest, sticky), tl.where(some, k, place)
+        rest = tl.where(second > 0, 1, rest)
+        second, before = before, digit
+    head = ((high << 21) + (middle >> 11)).to(tl.float64)
+    tail = ((middle & 2047) << 32) + low
+    tail = (tail + tl.where((tail & 1) > 0, 0, sticky)).to(tl.float64)
+    scale = ((place * 32 + {1023 - 64 - UNIT}) << 52).to(tl.float64, bitcast=True)
+    v = (head * {2.0**43!r} + tail) * scale
+    v = tl.where(negative, 0.0 - v, v)
+    plus = tl.load(states + n * {STATE} + {LIMBS}, mask=inside, other=0) > 0
+    minus = tl.load(states + n * {STATE} + {LIMBS + 1}, mask=inside, other=0) > 0
+    nan = tl.load(states + n * {STATE} + {LIMBS + 2}, mask=inside, other=0) > 0
+    v = tl.where(plus, float("inf"), tl.where(minus, float("-inf"), v))
+    tl.store(result + n, tl.where(nan | (plus & minus), float("nan"), v), mask=inside)
 """

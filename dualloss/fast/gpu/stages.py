@@ -56,9 +56,7 @@ class Stages:
             self.place[id(node)] = self.size
             self.size += channels if node.chan else 1
 
-    def _divide(
-        self, rows: Sequence[Row], gradient: Node | None, nodes: Sequence[Node], kept: dict[int, Node]
-    ) -> None:
+    def _divide(self, rows: Sequence[Row], gradient: Node | None, nodes: Sequence[Node], kept: dict[int, Node]) -> None:
         stage: dict[int, int] = {}
         for node in nodes:
             read = node.op == "shift" and id(node.args[0]) in kept

@@ -1,21 +1,27 @@
-"""Written kernels, compiled by Triton and launched on tensors."""
+"""The kernels of CUDA devices: the programs of :mod:`dualloss.fast`, compiled by Triton and launched on tensors."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import linecache
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...exact.sums import STATE
-from ..program import Row
-from ..trace import Node
-from . import source
-from .stages import Stages
+from .. import fast
+from ..exact.sums import STATE
+from ..fast.gpu import source
+from ..fast.gpu.stages import Stages
+from ..fast.program import Row, Signature
+from ..fast.program import evaluate as combined
+from ..fast.trace import Node
+from .ops import TorchOps
 
 BLOCK = 128
 """Positions of a program: as many as it has threads."""
@@ -24,6 +30,25 @@ UNTIL_WIDE = 2**31 - 2**20
 """Elements up to which int32 counts them, with room for the last program."""
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
 """No multiplication and addition become one."""
+
+
+_interpreted = False
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """For tests: these kernels for CPU tensors, where TRITON_INTERPRET=1 had been set when triton was imported."""
+    global _interpreted
+    before, _interpreted = _interpreted, True
+    try:
+        yield
+    finally:
+        _interpreted = before
+
+
+def serves(device: torch.device) -> bool:
+    """Whether these kernels are for tensors of a device."""
+    return fast.on_devices and (device.type == "cuda" or (_interpreted and device.type == "cpu"))
 
 
 def loaded(text: str, name: str) -> dict[str, Any]:
@@ -79,8 +104,14 @@ class Arrays:
             held["weight"] = weight.contiguous()
         self.held = {name: array.detach() for name, array in held.items() if array is not None}
         self.total = self.samples * self.positions
-        self.numbers = [self.total, self.positions, *([1] * (3 - len(self.spatial))), *self.spatial]
-        self.numbers = [self.total, self.positions, *self.spatial, *([1] * (3 - len(self.spatial))), *steps[0], *steps[1]]
+        self.numbers = [
+            self.total,
+            self.positions,
+            *self.spatial,
+            *([1] * (3 - len(self.spatial))),
+            *steps[0],
+            *steps[1],
+        ]
 
 
 def _moved(v: Tensor, axis: int) -> Tensor:
@@ -186,3 +217,83 @@ def scaled(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
             gradient, result, upstream, gradient.numel(), in_place, BLOCK=1024, **OPTIONS
         )
     return result
+
+
+class DeviceOps(TorchOps):
+    """:class:`TorchOps`, with sums rounded by one launch: it is that of a hundred operations."""
+
+    def rounded_sums(self, states: Tensor) -> Tensor:
+        """What :func:`dualloss.exact.sums.to_float` gives."""
+        flat = states.contiguous()
+        result = torch.empty(states.shape[:-1], dtype=torch.float64, device=states.device)
+        number = result.numel()
+        utilities()["round_sums"][(-(-number // 128),)](flat, result, number, BLOCK=128, **OPTIONS)
+        return result
+
+
+_OPS = DeviceOps()
+
+
+@functools.lru_cache(maxsize=256)
+def compiled(what: Signature, first: bool, second: bool, gradient: bool) -> Kernel:
+    """The kernel of these rows (:meth:`dualloss.fast.program.Program.rows`), perhaps with the gradient."""
+    traced = fast.program(what)
+    assert traced is not None
+    name = hashlib.sha256(repr((what, first, second, gradient)).encode()).hexdigest()[:16]
+    return Kernel(traced.rows(first, second), traced.gradient if gradient else None, what.channels, name)
+
+
+def evaluate(
+    what: Signature,
+    reduction: str,
+    axis: int,
+    x: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    weights: Tensor | None = None,
+    totals: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, terms, sums and, on demand, the gradient. Nothing waits for the device.
+
+    Args:
+        what: the loss and the kind of its input, for which :func:`dualloss.fast.program` gives one. Labels that are not
+            trusted are looked at on the device, which then does what it would do for trusted ones, if it can.
+        reduction: ``"mean"`` or ``"sum"``.
+        axis: the channel axis of ``x`` and of a dense target.
+        x: the input, of any floating dtype and memory layout; one with the channels first or last is read in place.
+        target: labels of any integer dtype per position, or floats of the shape of ``x``.
+        mask: booleans per position.
+        weight: floats per position.
+        weights: the terms' weights at a schedule's step, float64 (K,).
+        totals: the sums of the whole batch, if this is a part of it.
+        gradient: where to write it, float32 of the shape of ``x``, its channels first or last in memory.
+
+    Returns:
+        Float32 loss () and terms (K,), int64 sums (K, M, STATE).
+    """
+    given = Arrays(what.labels, axis, x, target, mask, weight, gradient)
+    programs: list[tuple[Signature, Any]] = [(what, fast.program(what))]
+    flag = None
+    if what.labels and not what.trusted:
+        trusted = dataclasses.replace(what, trusted=True)
+        programs = [(trusted, fast.program(trusted)), *programs]
+        flag = wrong_labels(given, what.channels, what.spec.ignore_index)
+
+    def run(first: bool, second: bool, with_gradient: bool, parameters: Tensor) -> tuple[Tensor, None]:
+        kernels = [compiled(kind, first, second, with_gradient) for kind, _ in programs]
+        states = new_states(kernels[0].count, given.device)
+        for when, kernel in enumerate(kernels):
+            kernel.run(given, parameters, states, flag, when)
+        return states, None
+
+    samples = given.batch if given.positions else 0
+    numbers = {"positions": given.total, "samples": samples, "nothing": 0}
+    known = {name: torch.full((), n, dtype=torch.int64, device=given.device) for name, n in numbers.items()}
+    loss, terms, sums, _ = combined(
+        _OPS, what, programs[-1][1], reduction, run, known, weights=weights, totals=totals,
+        gradient=gradient is not None,
+    )  # fmt: skip
+    return loss, terms, sums
