@@ -28,7 +28,7 @@ BLOCK = 128
 WARPS = 4
 UNTIL_WIDE = 2**31 - 2**20
 """Elements up to which int32 counts them, with room for the last program."""
-OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+OPTIONS: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": False}
 """No multiplication and addition become one."""
 
 
@@ -141,6 +141,7 @@ class Kernel:
     def __init__(self, rows: Sequence[Row], gradient: Node | None, channels: int, name: str) -> None:
         self.count, self.channels, self._name = sum(row.states for row in rows), channels, name
         self._rows, self._stages = rows, Stages(rows, gradient, channels)
+        self._functions: dict[bool, tuple[list[Any], list[float]]] = {}
         self._tables: dict[torch.device, Tensor] = {}
 
     def source(self, wide: bool) -> tuple[str, list[float]]:
@@ -152,13 +153,26 @@ class Kernel:
             texts.append(source.Writer(f"launch{k}", self._rows, launch, place, self.channels, tables, wide).text)
         return "\n\n".join(texts), tables
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  (kernels are kept forever)
-    def _loaded(self, wide: bool) -> tuple[list[Any], list[float]]:
-        text, tables = self.source(wide)
-        functions = loaded(text, f"{self._name} {'wide' if wide else ''}")
-        return [functions[f"launch{k}"] for k in range(len(self._stages.launches))], tables
+    def launches(self, wide: bool) -> list[Any]:
+        """Its launches; ``wide``: for more elements than int32 can count."""
+        return self._loaded(wide)[0]
 
-    def run(self, given: Arrays, parameters: Tensor, states: Tensor, flag: Tensor | None, when: int) -> None:
+    def _loaded(self, wide: bool) -> tuple[list[Any], list[float]]:
+        if wide not in self._functions:
+            text, tables = self.source(wide)
+            functions = loaded(text, f"{self._name}{' wide' if wide else ''}")
+            self._functions[wide] = [functions[f"launch{k}"] for k in range(len(self._stages.launches))], tables
+        return self._functions[wide]
+
+    def run(
+        self,
+        given: Arrays,
+        parameters: Tensor,
+        states: Tensor,
+        flag: Tensor | None = None,
+        when: int = 0,
+        block: int = BLOCK,
+    ) -> None:
         """Add the sums of the rows to ``states``, int64 (count, STATE), and write the gradient.
 
         Args:
@@ -167,6 +181,7 @@ class Kernel:
             states: zeros.
             flag: an int32; the kernel does its work only if it is ``when``. None: always.
             when: 0 or 1.
+            block: positions of a program.
         """
         if not given.total:
             return
@@ -180,9 +195,9 @@ class Kernel:
         pointers = [held.get(name, nothing) for name in ("x", "label", "target", "mask", "weight")]
         pointers.append(nothing if given.gradient is None else given.gradient)
         pointers += [parameters, self._tables[given.device], states, memory, nothing if flag is None else flag]
-        grid = (-(-given.total // BLOCK),)
+        grid = (-(-given.total // block),)
         for launch in launches:
-            launch[grid](*pointers, *given.numbers, WHEN=-1 if flag is None else when, BLOCK=BLOCK, **OPTIONS)
+            launch[grid](*pointers, *given.numbers, WHEN=-1 if flag is None else when, BLOCK=block, **OPTIONS)
 
 
 @functools.cache

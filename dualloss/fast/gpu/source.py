@@ -25,6 +25,8 @@ from .stages import Offset, Stage, at, below, instances
 
 WRITTEN_OUT = 32
 """Channels up to which loops are written out."""
+LONGEST = 1500
+"""Operations on tensors above which they are not: compiling would take minutes."""
 CHUNK = 4
 """Channels, at most, of a tensor."""
 ARGUMENTS = (
@@ -198,7 +200,8 @@ class Writer:
             abs(a.attrs[0]) < 2**31 for node, _ in self.all if node.op in _COMPARED for a in node.args
             if a.op == "const" and a.kind == "i"
         )  # fmt: skip
-        self.written_out = channels <= WRITTEN_OUT
+        per_channel = sum(node.chan for node, _ in self.all)
+        self.written_out = channels <= WRITTEN_OUT and -(-channels // CHUNK) * per_channel <= LONGEST
         self.indent, self.count = 1, 0
         self.known: dict[Key, str] = {}
         self.narrow: dict[Key, str] = {}
@@ -331,21 +334,20 @@ class Writer:
                     self._bound(node.attrs[0], offset[node.attrs[0]] + node.attrs[1])
         totals = {}
         for n in ends:
-            start, kind = self._first(n)
+            lowest, kind = self._first(n)
             shape = "(BLOCK,)" if n.pos else "(1,)"
-            totals[id(n)] = self._name(f"tl.full({shape}, {start}, {kind})")
-        if self.written_out:
-            start = 0
-            while start < self.channels:  # as few tensors as can be, none of them with more than it needs
-                size = min(CHUNK, 1 << ((self.channels - start).bit_length() - 1))
-                self._channel(ends, outputs, totals, Chunk(start, size, self._channels(str(start), size)))
-                start += size
-        else:
-            size = math.gcd(CHUNK, self.channels)
-            self._line(f"for c in range(0, {self.channels}, {size}):")
+            totals[id(n)] = self._name(f"tl.full({shape}, {lowest}, {kind})")
+        start = 0
+        if not self.written_out:
+            start = self.channels - self.channels % CHUNK
+            self._line(f"for c in range(0, {start}, {CHUNK}):")
             self.indent += 1
-            self._channel(ends, outputs, totals, Chunk(None, size, self._channels("c", size)))
+            self._channel(ends, outputs, totals, Chunk(None, CHUNK, self._channels("c", CHUNK)))
             self.indent -= 1
+        while start < self.channels:  # as few tensors as can be, none of them with more than it needs
+            size = min(CHUNK, 1 << ((self.channels - start).bit_length() - 1))
+            self._channel(ends, outputs, totals, Chunk(start, size, self._channels(str(start), size)))
+            start += size
         for n in ends:
             narrow = n.op == "amax" and n.args[0].op == "leaf"
             self.known[self._key(n)] = self._name(f"{totals[id(n)]}.to(tl.float64)") if narrow else totals[id(n)]
