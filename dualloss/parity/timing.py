@@ -100,12 +100,13 @@ def _torch(x: Any, labels: Any) -> Iterator[str]:
         exact = dualloss.torch.Loss(TOTAL_LOSS)
         native = dualloss.torch.Loss(TOTAL_LOSS, numerics="native")
         kernels = fast.on_devices if device == "cuda" else fast.enabled
-        for name, criterion, used in (
+        ways: tuple[tuple[str, Any, bool], ...] = (
             ("plain", plain, False),
             ("exact", exact, kernels),
             ("native", native, kernels),
             *([("exact, no kernels", exact, False), ("native, no kernels", native, False)] if kernels else []),
-        ):
+        )
+        for name, criterion, used in ways:
             for how in ("eager", "compiled"):
                 torch.compiler.reset()  # what is compiled keeps the kernels, or their lack, of when it was traced
                 call: Any = torch.compile(criterion) if how == "compiled" else criterion
