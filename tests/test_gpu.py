@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")  # before triton, whose LLVM would meet torch's
+pytest.importorskip("torch")  # before triton, whose LLVM would meet torch's
 pytest.importorskip("triton", reason="triton is not installed: nox -s triton does that")
+
+import torch
 
 import dualloss as dl
 import dualloss.torch

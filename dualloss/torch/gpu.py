@@ -8,7 +8,7 @@ import functools
 import hashlib
 import linecache
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .. import fast
 from ..exact.sums import STATE
-from ..fast.gpu import source
+from ..fast.gpu import scalars, source
 from ..fast.gpu.stages import Stages
-from ..fast.program import Row, Signature
+from ..fast.program import Ratio, Row, Signature
 from ..fast.program import evaluate as combined
 from ..fast.trace import Node
 from .ops import TorchOps
@@ -249,6 +249,55 @@ class DeviceOps(TorchOps):
 _OPS = DeviceOps()
 
 
+class Around:
+    """The launches around the kernels: parameters, then loss, terms and sums."""
+
+    def __init__(self, made: scalars.Scalars, name: str) -> None:
+        self._made, self._functions = made, loaded(made.source, name)
+
+    def evaluate(
+        self,
+        run: Callable[[bool, bool, bool, Tensor], tuple[Tensor, None]],
+        given: Arrays,
+        samples: int,
+        weights: Tensor | None,
+        totals: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, terms and sums; ``run`` is that of :func:`dualloss.fast.program.evaluate`."""
+        made, device = self._made, given.device
+        sums = torch.empty(made.sums, dtype=torch.int64, device=device)
+        results = [torch.empty(shape, dtype=torch.float32, device=device) for shape in ((), made.sums[:1])]
+        states: list[Tensor] = []
+
+        def launch(name: str, *out: Tensor) -> None:
+            first, second, *_ = [*states, sums, sums]  # of those that are not read any tensor will do
+            others = (sums if v is None else v.contiguous() for v in (totals, weights))
+            self._functions[name][(1,)](
+                first, second, *others, given.total, samples, *out, **{**OPTIONS, "num_warps": 1}
+            )
+
+        for k, rows in enumerate(made.runs):
+            parameters = torch.empty(made.parameters, dtype=torch.float64, device=device)
+            launch(f"before{k}", parameters)
+            states.append(run(*rows, parameters)[0])
+        launch("after", *results, sums)
+        return results[0], results[1], sums
+
+
+@functools.lru_cache(maxsize=256)
+def _around(
+    what: Signature, reduction: str, gradient: bool, totals: tuple[int, ...] | None, weights: bool
+) -> Around | None:
+    """None for terms that are ratios of sums, of which there may be very many."""
+    traced = fast.program(what)
+    assert traced is not None
+    if any(isinstance(term, Ratio) for term in traced.terms):
+        return None
+    key = (what, reduction, gradient, totals, weights)
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+    return Around(scalars.scalars(what, traced, reduction, gradient, totals, weights), name)
+
+
 @functools.lru_cache(maxsize=256)
 def compiled(what: Signature, first: bool, second: bool, gradient: bool) -> Kernel:
     """The kernel of these rows (:meth:`dualloss.fast.program.Program.rows`), perhaps with the gradient."""
@@ -305,6 +354,11 @@ def evaluate(
         return states, None
 
     samples = given.batch if given.positions else 0
+    around = _around(
+        what, reduction, gradient is not None, None if totals is None else tuple(totals.shape), weights is not None
+    )
+    if around is not None:
+        return around.evaluate(run, given, samples, weights, totals)
     numbers = {"positions": given.total, "samples": samples, "nothing": 0}
     known = {name: torch.full((), n, dtype=torch.int64, device=given.device) for name, n in numbers.items()}
     loss, terms, sums, _ = combined(

@@ -121,6 +121,39 @@ def whole_part(v):
 
 
 @triton.jit
+def rounded_sum(l0, l1, l2, l3, l4, l5, l6, l7, l8, plus, minus, nan):
+    limbs = (l0, l1, l2, l3, l4, l5, l6, l7, l8)
+    nothing = l0 * 0
+    carry = nothing
+    for k in tl.static_range({LIMBS}):  # what is carried out of the highest limb has the sign of the sum
+        carry = (limbs[k] + carry) >> 32
+    negative = carry < 0
+    carry = nothing
+    high, middle, low, sticky, place = nothing, nothing, nothing, nothing, nothing
+    before, second, rest = nothing, nothing, nothing  # the digit below, the one below that, and if there are others
+    for k in tl.static_range({LIMBS + 1}):
+        if k < {LIMBS}:
+            carry = tl.where(negative, 0 - limbs[k], limbs[k]) + carry
+            digit = carry & {2**32 - 1}
+            carry = carry >> 32
+        else:
+            digit = carry
+        some = digit > 0
+        high, middle, low = tl.where(some, digit, high), tl.where(some, before, middle), tl.where(some, second, low)
+        sticky, place = tl.where(some, rest, sticky), tl.where(some, k, place)
+        rest = tl.where(second > 0, 1, rest)
+        second, before = before, digit
+    head = ((high << 21) + (middle >> 11)).to(tl.float64)
+    tail = ((middle & 2047) << 32) + low
+    tail = (tail + tl.where((tail & 1) > 0, 0, sticky)).to(tl.float64)
+    scale = ((place * 32 + {1023 - 64 - UNIT}) << 52).to(tl.float64, bitcast=True)
+    v = (head * {2.0**43!r} + tail) * scale
+    v = tl.where(negative, 0.0 - v, v)
+    v = tl.where(plus > 0, float("inf"), tl.where(minus > 0, float("-inf"), v))
+    return tl.where((nan > 0) | ((plus > 0) & (minus > 0)), float("nan"), v)
+
+
+@triton.jit
 def add_row(at, v, BY_CHANNEL: tl.constexpr):
     total = tl.sum(v, 1, keep_dims=True)
     if BY_CHANNEL:
@@ -148,6 +181,42 @@ def add_sum(states, v, inside, BY_CHANNEL: tl.constexpr):
         add_row(states + {LIMBS + 1}, (v <= {-(2.0**128)!r}).to(tl.int64), BY_CHANNEL)
         add_row(states + {LIMBS + 2}, (v != v).to(tl.int64), BY_CHANNEL)
 """
+
+
+def expression(node: Node, a: Sequence[str]) -> str:
+    """The code of an operation that acts on every element."""
+    op = node.op
+    if op in _BINARY:
+        return f"{a[0]} {_BINARY[op]} {a[1]}"
+    if op == "where":
+        return f"tl.where({', '.join(a)})"
+    if op == "not":
+        return f"{a[0]} == 0"
+    if op == "bits":
+        return f"{a[0]}.to(tl.int64, bitcast=True)"
+    if op == "value":
+        return f"{a[0]}.to(tl.float64, bitcast=True)"
+    if op == "fand":
+        return f"({a[0]}.to(tl.int64, bitcast=True) & {node.attrs[0]}).to(tl.float64, bitcast=True)"
+    if op in ("band", "shl", "shr"):
+        return f"{a[0]} {dict(band='&', shl='<<', shr='>>')[op]} {node.attrs[0]}"
+    if op == "larger":
+        return f"tl.where({a[0]} > {a[1]}, {a[0]}, {a[1]})"
+    if op == "to_int":
+        return f"{a[0]}.to(tl.int64)"
+    if op == "to_float":
+        return f"{a[0]}.to(tl.float64)"
+    if op == "rint":  # of at most 2^51 in magnitude, all that the numerics round
+        return f"({a[0]} + {MAGIC!r}) - {MAGIC!r}"
+    if op == "isnan":
+        return f"{a[0]} != {a[0]}"
+    if op == "float32":
+        return f"narrow({a[0]}).to(tl.float64)"
+    if op in ("abs", "sqrt"):
+        return f"tl.{op}({a[0]})"
+    if op in ("exp", "log1p"):
+        return f"{op}({a[0]})"
+    raise NotImplementedError(op)
 
 
 @dataclass(frozen=True)
@@ -473,41 +542,7 @@ class Writer:
             return self._name(f"tl.load(tables + {self._table(node.attrs[0])} + {c})")
         if op == "shr" and id(node.args[0]) in self.by_exponent:
             return self._name(f"({a[0]} >> {node.attrs[0] - 32}).to(tl.int64)")
-        return self._name(self._expression(node, a))
-
-    def _expression(self, node: Node, a: Sequence[str]) -> str:
-        op = node.op
-        if op in _BINARY:
-            return f"{a[0]} {_BINARY[op]} {a[1]}"
-        if op == "where":
-            return f"tl.where({', '.join(a)})"
-        if op == "not":
-            return f"{a[0]} == 0"
-        if op == "bits":
-            return f"{a[0]}.to(tl.int64, bitcast=True)"
-        if op == "value":
-            return f"{a[0]}.to(tl.float64, bitcast=True)"
-        if op == "fand":
-            return f"({a[0]}.to(tl.int64, bitcast=True) & {node.attrs[0]}).to(tl.float64, bitcast=True)"
-        if op in ("band", "shl", "shr"):
-            return f"{a[0]} {dict(band='&', shl='<<', shr='>>')[op]} {node.attrs[0]}"
-        if op == "larger":
-            return f"tl.where({a[0]} > {a[1]}, {a[0]}, {a[1]})"
-        if op == "to_int":
-            return f"{a[0]}.to(tl.int64)"
-        if op == "to_float":
-            return f"{a[0]}.to(tl.float64)"
-        if op == "rint":  # of at most 2^51 in magnitude, all that the numerics round
-            return f"({a[0]} + {MAGIC!r}) - {MAGIC!r}"
-        if op == "isnan":
-            return f"{a[0]} != {a[0]}"
-        if op == "float32":
-            return f"narrow({a[0]}).to(tl.float64)"
-        if op in ("abs", "sqrt"):
-            return f"tl.{op}({a[0]})"
-        if op in ("exp", "log1p"):
-            return f"{op}({a[0]})"
-        raise NotImplementedError(op)
+        return self._name(expression(node, a))
 
     def _loaded(self, array: str, offset: Offset, channel: str | None) -> str:
         """Numbers of positions, or of those and of channels, 0 where there are none."""
@@ -614,36 +649,7 @@ def times(gradient, result, upstream, total, IN_PLACE: tl.constexpr, BLOCK: tl.c
 @triton.jit
 def round_sums(states, result, number, BLOCK: tl.constexpr):
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < number
-    carry = tl.zeros((BLOCK,), tl.int64)
-    for k in tl.static_range({LIMBS}):  # what is carried out of the highest limb has the sign of the sum
-        carry = (tl.load(states + n * {STATE} + k, mask=inside, other=0) + carry) >> 32
-    negative = carry < 0
-    carry = tl.zeros((BLOCK,), tl.int64)
-    high, middle, low, sticky, place = carry, carry, carry, carry, carry
-    before, second, rest = carry, carry, carry  # the digit below, the one below that, whether there are others
-    for k in tl.static_range({LIMBS + 1}):
-        if k < {LIMBS}:
-            limb = tl.load(states + n * {STATE} + k, mask=inside, other=0)
-            carry = tl.where(negative, 0 - limb, limb) + carry
-            digit = carry & {2**32 - 1}
-            carry = carry >> 32
-        else:
-            digit = carry
-        some = digit > 0
-        high, middle, low = tl.where(some, digit, high), tl.where(some, before, middle), tl.where(some, second, low)
-        sticky, place = tl.where(some, rest, sticky), tl.where(some, k, place)
-        rest = tl.where(second > 0, 1, rest)
-        second, before = before, digit
-    head = ((high << 21) + (middle >> 11)).to(tl.float64)
-    tail = ((middle & 2047) << 32) + low
-    tail = (tail + tl.where((tail & 1) > 0, 0, sticky)).to(tl.float64)
-    scale = ((place * 32 + {1023 - 64 - UNIT}) << 52).to(tl.float64, bitcast=True)
-    v = (head * {2.0**43!r} + tail) * scale
-    v = tl.where(negative, 0.0 - v, v)
-    plus = tl.load(states + n * {STATE} + {LIMBS}, mask=inside, other=0) > 0
-    minus = tl.load(states + n * {STATE} + {LIMBS + 1}, mask=inside, other=0) > 0
-    nan = tl.load(states + n * {STATE} + {LIMBS + 2}, mask=inside, other=0) > 0
-    v = tl.where(plus, float("inf"), tl.where(minus, float("-inf"), v))
-    tl.store(result + n, tl.where(nan | (plus & minus), float("nan"), v), mask=inside)
+    at, inside = states + n * {STATE}, n < number
+    v = rounded_sum({", ".join(f"tl.load(at + {k}, mask=inside, other=0)" for k in range(STATE))})
+    tl.store(result + n, v, mask=inside)
 """
