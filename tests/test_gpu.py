@@ -130,7 +130,7 @@ def evaluated(what: fast.Signature, x: Any, labels: Any, **options: Any) -> tupl
     return *(v.numpy() for v in found), None if gradient is None else gradient.numpy()
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 37), (2, 3, 1, 1), (2, 3, 9, 131), (2, 3, 5, 6, 21)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 37), (2, 3, 1, 1), (1, 3, 5, 131), (2, 3, 3, 4, 7)], ids=str)
 @pytest.mark.parametrize("name", HOT)
 def test_hot_terms_on_sizes_that_leave_rests(name: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(shape))

@@ -105,13 +105,15 @@ def label_of(v):
 
 @triton.jit
 def narrow(v):
-    return tl.where(tl.abs(v) < {functions.TINY!r}, 0.0, v).to(tl.float32)
+    # What is below the normal numbers as 0, by the exponent: integers are cheaper here than float64.
+    high = (v.to(tl.int64, bitcast=True) >> 32).to(tl.int32) & 0x7FFFFFFF
+    return tl.where(high < {_bits(functions.TINY) >> 32}, 0.0, v.to(tl.float32))
 
 
 @triton.jit
 def rounded(v):
-    bits = tl.where(v != v, 0x7FC00000, narrow(v).to(tl.int32, bitcast=True))
-    return bits.to(tl.float32, bitcast=True)
+    v = narrow(v)
+    return tl.where(v != v, 0x7FC00000, v.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -381,6 +383,7 @@ class Writer:
         outputs = [row.node for row, _ in self.summed if row.node.chan]
         outputs += [node for node in self.launch.keep if node.chan]
         outputs += [] if final is None else [final]
+        outputs = list({id(node): node for node in outputs}.values())
         own = {id(node): self.level[self._key(node)] for node in (*reductions, *outputs)}
         last = max([own[id(n)] - 1 for n in reductions] + [own[id(n)] for n in outputs], default=-1)
         for level in range(last + 1):
