@@ -50,7 +50,9 @@ def launches(channels: int, capability: int, labels: str = "*i64") -> Iterator[d
     known = {"WHEN": -1, "BLOCK": gpu.BLOCK, "x_position": 1}
     signature.update(dict.fromkeys(known, "constexpr"))
     for number, function in enumerate(kernel.launches(wide=False)):
-        source = ASTSource(fn=function, signature=signature, constexprs=known)
+        # As when it is launched on tensors: pointers are aligned, and the sizes divided by 16.
+        aligned = {(k,): [["tt.divisibility", 16]] for k in range(len(ARGUMENTS)) if ARGUMENTS[k] not in known}
+        source = ASTSource(fn=function, signature=signature, constexprs=known, attrs=aligned)
         done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=gpu.OPTIONS)
         yield {"launch": number, **_assembled(done.asm["ptx"]), **_machine_code(done.asm["cubin"])}
 

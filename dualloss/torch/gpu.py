@@ -219,6 +219,11 @@ def wrong_labels(given: Arrays, channels: int, ignore_index: int | None) -> Tens
     return found
 
 
+def _on(device: torch.device) -> Any:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def new_states(count: int, device: torch.device) -> Tensor:
     """Sums of nothing."""
     return torch.zeros((count, STATE), dtype=torch.int64, device=device)
@@ -228,9 +233,10 @@ def scaled(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
     """A float32 gradient without gaps in memory times a scalar, rounded to float32."""
     result = gradient if in_place else torch.empty_like(gradient)
     if gradient.numel():
-        utilities()["times"][(-(-gradient.numel() // 1024),)](
-            gradient, result, upstream, gradient.numel(), in_place, BLOCK=1024, **OPTIONS
-        )
+        with _on(gradient.device):
+            utilities()["times"][(-(-gradient.numel() // 1024),)](
+                gradient, result, upstream, gradient.numel(), in_place, BLOCK=1024, **OPTIONS
+            )
     return result
 
 
@@ -338,31 +344,32 @@ def evaluate(
     Returns:
         Float32 loss () and terms (K,), int64 sums (K, M, STATE).
     """
-    given = Arrays(what.labels, axis, x, target, mask, weight, gradient)
-    programs: list[tuple[Signature, Any]] = [(what, fast.program(what))]
-    flag = None
-    if what.labels and not what.trusted:
-        trusted = dataclasses.replace(what, trusted=True)
-        programs = [(trusted, fast.program(trusted)), *programs]
-        flag = wrong_labels(given, what.channels, what.spec.ignore_index)
+    with _on(x.device):
+        given = Arrays(what.labels, axis, x, target, mask, weight, gradient)
+        programs: list[tuple[Signature, Any]] = [(what, fast.program(what))]
+        flag = None
+        if what.labels and not what.trusted:
+            trusted = dataclasses.replace(what, trusted=True)
+            programs = [(trusted, fast.program(trusted)), *programs]
+            flag = wrong_labels(given, what.channels, what.spec.ignore_index)
 
-    def run(first: bool, second: bool, with_gradient: bool, parameters: Tensor) -> tuple[Tensor, None]:
-        kernels = [compiled(kind, first, second, with_gradient) for kind, _ in programs]
-        states = new_states(kernels[0].count, given.device)
-        for when, kernel in enumerate(kernels):
-            kernel.run(given, parameters, states, flag, when)
-        return states, None
+        def run(first: bool, second: bool, with_gradient: bool, parameters: Tensor) -> tuple[Tensor, None]:
+            kernels = [compiled(kind, first, second, with_gradient) for kind, _ in programs]
+            states = new_states(kernels[0].count, given.device)
+            for when, kernel in enumerate(kernels):
+                kernel.run(given, parameters, states, flag, when)
+            return states, None
 
-    samples = given.batch if given.positions else 0
-    around = _around(
-        what, reduction, gradient is not None, None if totals is None else tuple(totals.shape), weights is not None
-    )
-    if around is not None:
-        return around.evaluate(run, given, samples, weights, totals)
-    numbers = {"positions": given.total, "samples": samples, "nothing": 0}
-    known = {name: torch.full((), n, dtype=torch.int64, device=given.device) for name, n in numbers.items()}
-    loss, terms, sums, _ = combined(
-        _OPS, what, programs[-1][1], reduction, run, known, weights=weights, totals=totals,
-        gradient=gradient is not None,
-    )  # fmt: skip
-    return loss, terms, sums
+        samples = given.batch if given.positions else 0
+        around = _around(
+            what, reduction, gradient is not None, None if totals is None else tuple(totals.shape), weights is not None
+        )
+        if around is not None:
+            return around.evaluate(run, given, samples, weights, totals)
+        numbers = {"positions": given.total, "samples": samples, "nothing": 0}
+        known = {name: torch.full((), n, dtype=torch.int64, device=given.device) for name, n in numbers.items()}
+        loss, terms, sums, _ = combined(
+            _OPS, what, programs[-1][1], reduction, run, known, weights=weights, totals=totals,
+            gradient=gradient is not None,
+        )  # fmt: skip
+        return loss, terms, sums

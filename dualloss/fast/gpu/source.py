@@ -27,6 +27,8 @@ WRITTEN_OUT = 32
 """Channels up to which loops are written out."""
 LONGEST = 1500
 """Operations on tensors above which they are not: compiling would take minutes."""
+KEPT = 48
+"""Numbers of a thread that stay in registers from loop to loop, two registers each."""
 CHUNK = 4
 """Channels, at most, of a tensor."""
 ARGUMENTS = (
@@ -172,12 +174,14 @@ def add_sum(states, v, inside, BY_CHANNEL: tl.constexpr):
     exponent = ((rest.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32)
     largest = tl.max(tl.max(exponent, 1), 0)
     smallest = tl.min(tl.min(tl.where(exponent > 0, exponent, 2047), 1), 0)
-    for limb in tl.static_range({LIMBS}):
-        # A limb above all values has no digits, nor has one below the last bit of the smallest.
-        if (largest >= 32 * limb + {1023 - UNIT}) & (smallest < 32 * limb + {1023 + 32 + 52 - UNIT}):
-            units = rest * ({2.0**UNIT!r} * 2.0 ** (-32 * limb))
-            digit = whole_part(units) - whole_part(units * {2.0**-32!r}) * {2.0**32!r}
-            add_row(states + limb, digit.to(tl.int64), BY_CHANNEL)
+    # A limb above all values has no digits, nor has one below the last bit of the smallest.
+    first = tl.maximum((smallest + {2048 - (1023 + 32 + 52 - UNIT)}) // 32 - 63, 0)
+    last = (largest + {2048 - (1023 - UNIT)}) // 32 - 64
+    for limb in range(first, last + 1):
+        unit = ({1023 + UNIT} - 32 * (tl.full((), 0, tl.int64) + limb)) << 52
+        units = rest * unit.to(tl.float64, bitcast=True)
+        digit = whole_part(units) - whole_part(units * {2.0**-32!r}) * {2.0**32!r}
+        add_row(states + limb, digit.to(tl.int64), BY_CHANNEL)
     if tl.min(tl.min(finite.to(tl.int32), 1), 0) == 0:
         add_row(states + {LIMBS}, (v >= {2.0**128!r}).to(tl.int64), BY_CHANNEL)
         add_row(states + {LIMBS + 1}, (v <= {-(2.0**128)!r}).to(tl.int64), BY_CHANNEL)
@@ -273,6 +277,7 @@ class Writer:
         )  # fmt: skip
         per_channel = sum(node.chan for node, _ in self.all)
         self.written_out = channels <= WRITTEN_OUT and -(-channels // CHUNK) * per_channel <= LONGEST
+        self.written_out &= not any(row.node.chan for row, _ in self.summed)  # sums are long
         self.indent, self.count = 1, 0
         self.known: dict[Key, str] = {}
         self.narrow: dict[Key, str] = {}
@@ -329,6 +334,7 @@ class Writer:
                 self._line(f"{name} = tl.full((), 0, tl.int64) + {name}")
         self._line(f"p = tl.program_id(0).to({index}) * BLOCK + tl.arange(0, BLOCK)")
         self._line("inside = p < total")
+        self._line("p = tl.minimum(p, total - 1)  # what is beyond the last position repeats it, and is not counted")
         self._line("sample = p // positions")
         self._line("place = p - sample * positions")
         self._line("x_at = sample * x_sample + place * x_position")
@@ -340,7 +346,7 @@ class Writer:
                 if axis:
                     self._line(f"rest{axis} = {rest} // s{axis}")
                     rest = f"rest{axis}"
-        self.bounds: dict[Any, str] = {self.here: "inside"}
+        self.bounds: dict[Any, str] = {}
         self.places: dict[Any, str] = {}
 
     # --- Neighbours ---
@@ -357,7 +363,7 @@ class Writer:
         """Whether a neighbour exists."""
         if offset not in self.bounds:
             tests = [self._bound(axis, step) for axis, step in enumerate(offset) if step]
-            self.bounds[offset] = self._name(" & ".join(["inside", *tests]))
+            self.bounds[offset] = self._name(" & ".join(tests))
         return self.bounds[offset]
 
     def _address(self, array: str, offset: Offset) -> str:
@@ -386,11 +392,36 @@ class Writer:
         outputs = list({id(node): node for node in outputs}.values())
         own = {id(node): self.level[self._key(node)] for node in (*reductions, *outputs)}
         last = max([own[id(n)] - 1 for n in reductions] + [own[id(n)] for n in outputs], default=-1)
+        loops = []
         for level in range(last + 1):
             ends = [n for n in reductions if own[id(n)] == level + 1]
             here = [n for n in outputs if own[id(n)] == level]
             if ends or here:
-                self._loop(ends, here)
+                loops.append((ends, here))
+        self._choose(loops)
+        for ends, here in loops:
+            self._loop(ends, here)
+
+    def _choose(self, loops: Sequence[tuple[list[Node], list[Node]]]) -> None:
+        """What to keep in registers from a loop to the next: the costliest of what would be computed again."""
+        computed: dict[Key, int] = {}
+        again: dict[Key, int] = {}
+        for number, (ends, outputs) in enumerate(loops):
+            stack = [at(n, self.here) for n in (*(n.args[0] for n in ends), *outputs)]
+            seen: set[Key] = set()
+            while stack:
+                node, offset = stack.pop()
+                key = id(node), offset
+                if key in seen or not node.chan or node.op in _REDUCTIONS:
+                    continue
+                seen.add(key)
+                cost = Plan.cost(node) if node.pos and node.kind != "b" else 0
+                if cost > HEAVY and computed.setdefault(key, number) < number:
+                    again[key] = cost
+                    continue
+                stack.extend(below(node, offset, self.launch.read))
+        most = KEPT // self.channels if self.written_out else 0
+        self.chosen = set(sorted(again, key=lambda key: -again[key])[:most])
 
     def _loop(self, ends: Sequence[Node], outputs: Sequence[Node]) -> None:
         """Reductions, and what is written or summed for each channel."""
@@ -401,7 +432,8 @@ class Writer:
                     self._outside(node)
                 elif id(node) in self.launch.read or node.op == "leaf":
                     self._address("kept" if id(node) in self.launch.read else node.attrs[0], offset)
-                    self._exists(offset)
+                    if any(offset):
+                        self._exists(offset)
                 elif node.op == "shift":
                     self._bound(node.attrs[0], offset[node.attrs[0]] + node.attrs[1])
         totals = {}
@@ -509,7 +541,7 @@ class Writer:
                 found[key] = self.stored[key, start]
                 continue
             found[key] = self._operation(node, offset, ChainMap(found, self.known), chunk)
-            if start is not None and node.pos and node.kind != "b" and Plan.cost(node) > HEAVY:
+            if start is not None and key in self.chosen:
                 self.stored[key, start] = found[key]
         key = self._key(root)
         return self.known[key] if key in self.known else found[key]
@@ -549,10 +581,14 @@ class Writer:
 
     def _loaded(self, array: str, offset: Offset, channel: str | None) -> str:
         """Numbers of positions, or of those and of channels, 0 where there are none."""
-        at, exists = self._address(array, offset), self._exists(offset)
-        if channel is None:
-            return f"tl.load({at}, mask={exists}, other=0)"
-        return f"tl.load({at}[None, :] + {channel}, mask={exists}[None, :], other=0)"
+        spread = "" if channel is None else "[None, :]"
+        at = self._address(array, offset) + spread + ("" if channel is None else f" + {channel}")
+        return self._load(at, offset, spread)
+
+    def _load(self, at: str, offset: Offset, spread: str = "") -> str:
+        if not any(offset):
+            return f"tl.load({at})"
+        return f"tl.load({at}, mask={self._exists(offset)}{spread}, other=0)"
 
     def _leaf(self, node: Node, offset: Offset, chunk: Chunk | None) -> str:
         """An input: float64, integers for labels, or boolean."""
@@ -572,7 +608,7 @@ class Writer:
         index = self._name(f"tl.where(({label} >= 0) & ({label} < {self.channels}), {label}, 0).to(tl.int32)")
         if source == "x":
             at = f"{self._address('x', offset)} + {index} * x_channel"
-            return self._name(f"read(tl.load({at}, mask={self._exists(offset)}, other=0)).to(tl.float64)")
+            return self._name(f"read({self._load(at, offset)}).to(tl.float64)")
         if isinstance(source, int):
             return self._name(f"tl.load(parameters + {source} + {index})")
         return self._name(f"tl.load(tables + {self._table(source)} + {index})")
@@ -611,7 +647,7 @@ class Writer:
         channel = f"({first} + {chunk.name}) * total" if chunk is not None and node.chan else None
         if channel is None and first:
             at = self._name(f"{self._address('kept', offset)} + {first} * total")
-            value = f"tl.load({at}, mask={self._exists(offset)}, other=0)"
+            value = self._load(at, offset)
         else:
             value = self._loaded("kept", offset, channel)
         if node.kind == "f":
