@@ -101,6 +101,19 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["env"])
+def triton(session: nox.Session) -> None:
+    """Run the kernels of CUDA devices in Triton's interpreter; compile them for a device that need not be here."""
+    # In a folder of its own: where triton is installed, torch.compile looks for devices to use it on.
+    folder = ROOT / ".nox" / "triton-packages"
+    options = ("--no-compile", "--no-deps", "--upgrade", "--target", str(folder))
+    run(session, "python", "-m", "pip", "install", *CONSTRAINTS, *options, "triton")
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    run(session, "python", "-m", "dualloss.parity.ptx", variables={**PASSIVE, **paths})
+    variables = {**PASSIVE, **paths, "TRITON_INTERPRET": "1"}
+    run(session, "pytest", "tests/test_gpu.py", *session.posargs, variables=variables)
+
+
+@nox.session(venv_backend="none", requires=["env"])
 def demo(session: nox.Session) -> None:
     """Show the same bits: in the parity suite's total loss, then in a training in both frameworks."""
     run(session, "dualloss", "parity", "--terms", "total_loss")

@@ -26,19 +26,23 @@ from .trace import Unsupported
 _OPS = HostOps()
 
 
-enabled = importlib.util.find_spec("llvmlite") is not None and os.environ.get("DUALLOSS_KERNELS", "1") != "0"
+_allowed = os.environ.get("DUALLOSS_KERNELS", "1") != "0"
+enabled = importlib.util.find_spec("llvmlite") is not None and _allowed
 """Whether losses use kernels where they can: where llvmlite is installed, unless DUALLOSS_KERNELS=0 forbids it."""
+on_devices = importlib.util.find_spec("triton") is not None and _allowed
+"""The same of CUDA devices (:mod:`dualloss.torch.gpu`), where triton is installed."""
 
 
 @contextlib.contextmanager
 def using(kernels: bool) -> Iterator[None]:
     """Allow or forbid kernels for a while. What a compiler has traced stays as it was traced."""
-    global enabled
-    before, enabled = enabled, kernels
+    global enabled, on_devices
+    before, enabled = (enabled, on_devices), kernels
+    on_devices = on_devices and kernels
     try:
         yield
     finally:
-        enabled = before
+        enabled, on_devices = before
 
 
 @functools.lru_cache(maxsize=256)

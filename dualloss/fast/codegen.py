@@ -15,11 +15,12 @@ from llvmlite import ir
 
 from .layout import ARGUMENTS, GEOMETRY, POINTERS, TILE
 from .plan import HEAVY, PAD, Plan, Rings, Stage
+from .polynomials import MAGIC, MAGIC_BITS
 from .program import Row
 from .sums import Sums
 from .threads import add_run
 from .trace import Node
-from .vectors import F32, F64, I1, I8, I32, I64, LANES, MAGIC, MAGIC_BITS, VB, VF, VF32, VI, VI8, Vectors
+from .vectors import F32, F64, I1, I8, I32, I64, LANES, VB, VF, VF32, VI, VI8, Vectors
 
 
 def build(rows: Sequence[Row], gradient: Node | None, channels: int) -> tuple[ir.Module, Rings, int]:

@@ -138,7 +138,8 @@ class Plan:
             level[id(node)] = at + 1 if args and node.op in ("amax", "isum") else at
         return level
 
-    def cost(self, node: Node, whole: bool = False) -> int:
+    @staticmethod
+    def cost(node: Node, whole: bool = False) -> int:
         """What computing a node again costs, roughly in additions: in a channel loop, or with the loops before it."""
         total, seen, stack = 0, set(), [node]
         while stack:

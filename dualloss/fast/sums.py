@@ -7,7 +7,8 @@ from typing import Any
 from llvmlite import ir
 
 from ..exact.sums import LIMBS, STATE, UNIT
-from .vectors import F64, I1, I32, I64, LANES, MAGIC, MAGIC_BITS, VF, VI, Vectors
+from .polynomials import MAGIC, MAGIC_BITS
+from .vectors import F64, I1, I32, I64, LANES, VF, VI, Vectors
 
 
 class Sums:

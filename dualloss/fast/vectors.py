@@ -10,25 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from ..exact import functions
 from .layout import LANES
+from .polynomials import ATANH, EXP, MAGIC, MAGIC_BITS, ROOT
 
 F64, F32, I64, I32, I8, I1 = (
     ir.DoubleType(), ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1),
 )  # fmt: skip
 VF, VF32, VI, VI32, VB, VI8 = (ir.VectorType(t, LANES) for t in (F64, F32, I64, I32, I1, I8))
-MAGIC = 1.5 * 2.0**52
-"""Added to an integer below 2^51 in magnitude, it leaves the integer in the low bits."""
-MAGIC_BITS = 0x4338000000000000
-
-
-_THROUGH = np.polynomial.Chebyshev.interpolate(np.exp, 10, [-math.log(2.0) / 2, math.log(2.0) / 2])
-_EXP = tuple(float(c) for c in _THROUGH.convert(kind=np.polynomial.Polynomial).coef[::-1])
-"""The polynomial of degree 10 through exp at the Chebyshev nodes, the highest power first: good to some ulp."""
-_ATANH = tuple(2.0 / k for k in range(23, 1, -2))
 
 
 def count_up(b: ir.IRBuilder, start: Any, stop: Any, body: Callable[[Any], None], step: Any = None) -> None:
@@ -146,20 +137,19 @@ class Vectors:
         r = self.fma(m, self.f(-functions.LN2_HIGH), v)
         r = self.fma(m, self.f(-functions.LN2_LOW), r)
         scale = b.shl(b.bitcast(shifted, VI), self.i(52))
-        return b.bitcast(b.add(b.bitcast(self.polynomial(_EXP, r), VI), scale), VF)
+        return b.bitcast(b.add(b.bitcast(self.polynomial(EXP, r), VI), scale), VF)
 
     def log1p(self, v: Any) -> Any:
         """``e log 2 + 2 atanh(f / (2 + f))``, ``1 + v = 2^e (1 + f)``; where ``e = 0`` it is ``f = v``, exactly."""
         b = self.b
         u = b.bitcast(b.fadd(v, self.f(1.0)), VI)
         # The exponent for a mantissa from sqrt(1/2) to sqrt(2).
-        root = 0x3FE6A09E667F3BCD
-        e = b.ashr(b.sub(u, self.i(root)), self.i(52))
+        e = b.ashr(b.sub(u, self.i(ROOT)), self.i(52))
         m = b.bitcast(b.sub(u, b.shl(e, self.i(52))), VF)
         f = b.select(b.icmp_signed("==", e, self.i(0)), v, b.fsub(m, self.f(1.0)))
         s = b.fdiv(f, b.fadd(f, self.f(2.0)))
         z = b.fmul(s, s)
-        tail = b.fmul(z, self.polynomial(_ATANH, z))
+        tail = b.fmul(z, self.polynomial(ATANH, z))
         near = self.fma(s, tail, b.fmul(s, self.f(2.0)))
         whole = b.fsub(b.bitcast(b.add(e, self.i(MAGIC_BITS)), VF), self.f(MAGIC))
         return b.select(b.fcmp_unordered("uno", v, v), v, self.fma(whole, self.f(math.log(2.0)), near))

@@ -259,6 +259,12 @@ def available(frameworks: tuple[str, ...] = ("numpy", "torch", "tf")) -> tuple[l
                 engines += [Torch("cpu", "eager", threads, kernels=True) for threads in (1, 2)]
             else:
                 missing.append("kernels need llvmlite, which is not installed in this interpreter")
+            if "cuda" in devices and fast.on_devices:
+                engines += [
+                    Torch("cuda", how, kernels=True) for how in ("eager", "channels_last", "strided", "compiled")
+                ]
+            elif "cuda" in devices:
+                missing.append("kernels on cuda need triton, which is not installed in this interpreter")
     if "tf" in frameworks:
         if importlib.util.find_spec("tensorflow") is None or importlib.util.find_spec("keras") is None:
             missing.append("tensorflow with keras is not installed in this interpreter")

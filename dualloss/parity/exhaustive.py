@@ -74,8 +74,13 @@ def scan() -> Iterator[Row]:
         for function in ("exp", "log1p"):
             given = arguments(function)
             kept, raw = evaluate(function, given)
-            found = hashlib.sha256(np.ascontiguousarray(kept, "<f8").tobytes()).hexdigest()
-            yield Row(function, engine, len(given), found == DIGESTS[function], _slack(function, raw))
+            yield checked(function, engine, kept, raw)
+
+
+def checked(function: str, engine: str, kept: Array, raw: Array) -> Row:
+    """Whether these kept bits, of the library's own results, are the true ones."""
+    found = hashlib.sha256(np.ascontiguousarray(kept, "<f8").tobytes()).hexdigest()
+    return Row(function, engine, len(kept), found == DIGESTS[function], _slack(function, raw))
 
 
 def _slack(function: str, raw: Array) -> int:
@@ -98,24 +103,58 @@ def _engines() -> Iterator[tuple[str, Callable[[str, Array], tuple[Array, Array]
         yield "kernels", _kernels
     if importlib.util.find_spec("torch") is not None:
         yield from _torch()
+        import torch
+
+        if fast.on_devices and torch.cuda.is_available():
+            yield "kernels cuda", lambda function, given: on_device(function, given, "cuda")
     if importlib.util.find_spec("tensorflow") is not None:
         yield from _tensorflow()
 
 
 def _kernels(function: str, given: Array) -> tuple[Array, Array]:
-    """What kernels compute. They write float32, so a float64 number comes out as the three that add up to it."""
+    """What the kernels of CPUs compute."""
     from ..fast.kernel import Arrays, Kernel
+
+    def compute(node: Any) -> Array:
+        arrays = Arrays(True, 0, given.astype(np.float32), None, None, None, True)
+        Kernel([], node, 1).run(arrays, [0.0], 1)
+        return arrays.result()
+
+    return _in_parts(function, compute)
+
+
+def on_device(function: str, given: Array, device: str) -> tuple[Array, Array]:
+    """What the kernels of :mod:`dualloss.torch.gpu` compute."""
+    import torch
+
+    from ..torch import gpu
+
+    x = torch.from_numpy(given.astype(np.float32)).to(device)
+    label = torch.zeros(len(given), dtype=torch.int64, device=device)
+
+    def compute(node: Any) -> Array:
+        result = torch.empty_like(x)
+        arrays = gpu.Arrays(True, 0, x, label, None, None, result)
+        parameters, states = torch.zeros(1, dtype=torch.float64, device=device), gpu.new_states(1, x.device)
+        # Large blocks: for the interpreter every program takes the same time.
+        block = 1 << 17 if device == "cpu" else gpu.BLOCK
+        gpu.Kernel([], node, 1, f"scan {function} {id(node)}").run(arrays, parameters, states, block=block)
+        return result.cpu().numpy()
+
+    return _in_parts(function, compute)
+
+
+def _in_parts(function: str, compute: Callable[[Any], Array]) -> tuple[Array, Array]:
+    """Kernels write float32, so a float64 number comes out as the three that add up to it."""
     from ..fast.trace import Graph, TraceOps
 
     ops: Any = TraceOps(Graph(1, 0))
-    results = _both(ops, function, ops.graph.leaf("x", "f", chan=True))
     found = []
-    for result in results:
-        total, rest = np.zeros(len(given)), result * 2.0**90  # so that no part is below float32's normal numbers
+    for result in _both(ops, function, ops.graph.leaf("x", "f", chan=True)):
+        rest = result * 2.0**90  # so that no part is below float32's normal numbers
+        total: Any = 0.0
         for _ in range(3):
-            arrays = Arrays(True, 0, given.astype(np.float32), None, None, None, True)
-            Kernel([], rest, 1).run(arrays, [0.0], 1)
-            total += arrays.result().astype(np.float64)
+            total = total + compute(rest).astype(np.float64)
             rest = rest - ops.float32(rest)
         found.append(total * 2.0**-90)
     return found[0], found[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import TOTAL_LOSS, __version__
+from .. import TOTAL_LOSS, __version__, fast
 from . import generator
 
 SHAPE = (4, 128, 128, 21)
@@ -50,6 +50,15 @@ def total_loss() -> Iterator[str]:
 
 
 def _timed(step: Callable[[], Any]) -> str:
+    return _shown(_seconds(step))
+
+
+def _shown(seconds: list[float]) -> str:
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return f"{middle * 1e3:8.2f} ms [{low * 1e3:.2f}, {high * 1e3:.2f}]"
+
+
+def _seconds(step: Callable[[], Any]) -> list[float]:
     for _ in range(3):
         step()
     seconds = []
@@ -57,8 +66,7 @@ def _timed(step: Callable[[], Any]) -> str:
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    low, middle, high = statistics.quantiles(seconds, n=4)
-    return f"{middle * 1e3:8.2f} ms [{low * 1e3:.2f}, {high * 1e3:.2f}]"
+    return seconds
 
 
 def _torch(x: Any, labels: Any) -> Iterator[str]:
@@ -78,10 +86,29 @@ def _torch(x: Any, labels: Any) -> Iterator[str]:
             found, wanted = (F.conv2d(v, kernel, padding=1, groups=classes) for v in (logits, one_hot))
             return F.cross_entropy(logits, target) + 0.5 * F.mse_loss(found, wanted)
 
+        # What no loss can do without: the logits read once, a gradient written once.
+        copied = torch.empty_like(logits)
+
+        def copy(logits: Any = logits, copied: Any = copied, device: str = device) -> None:
+            copied.detach().copy_(logits.detach())
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        least = _seconds(copy)
+        moved = 2 * logits.numel() * logits.element_size() / statistics.median(least) / 1e9
+        yield f"  torch {device:5} copy of the logits          {_shown(least)}, {moved:.0f} GB/s"
         exact = dualloss.torch.Loss(TOTAL_LOSS)
         native = dualloss.torch.Loss(TOTAL_LOSS, numerics="native")
-        for name, criterion in (("plain", plain), ("exact", exact), ("native", native)):
+        kernels = fast.on_devices if device == "cuda" else fast.enabled
+        ways: tuple[tuple[str, Any, bool], ...] = (
+            ("plain", plain, False),
+            ("exact", exact, kernels),
+            ("native", native, kernels),
+            *([("exact, no kernels", exact, False), ("native, no kernels", native, False)] if kernels else []),
+        )
+        for name, criterion, used in ways:
             for how in ("eager", "compiled"):
+                torch.compiler.reset()  # what is compiled keeps the kernels, or their lack, of when it was traced
                 call: Any = torch.compile(criterion) if how == "compiled" else criterion
 
                 def step(call: Any = call, logits: Any = logits, target: Any = target, device: str = device) -> None:
@@ -90,7 +117,10 @@ def _torch(x: Any, labels: Any) -> Iterator[str]:
                     if device == "cuda":
                         torch.cuda.synchronize()
 
-                yield f"  torch {device:5} {how:9} {name:7} {_timed(step)}"
+                with fast.using(used):
+                    seconds = _seconds(step)
+                ratio = statistics.median(seconds) / statistics.median(least)
+                yield f"  torch {device:5} {how:9} {name:18} {_shown(seconds)}, {ratio:.1f} copies"
 
 
 def _tensorflow(x: Any, labels: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -12,6 +13,7 @@ from .. import fast
 from ..exact.layout import Layout
 from ..exact.sums import STATE
 from ..spec import Spec, from_json
+from . import gpu
 
 
 def _supported(spec: Spec, channels: int, spatial: int, labels: bool, mask: bool, weight: bool) -> bool:
@@ -26,11 +28,21 @@ def serves(
     spec: Spec, reduction: str, layout: Layout, input: Tensor, mask: Tensor | None, weight: Tensor | None
 ) -> bool:
     """Whether kernels compute this loss; else the array engine does."""
-    if reduction == "none" or input.device.type != "cpu" or not fast.enabled:
+    if reduction == "none" or not _here(input.device):
         return False
     return _supported(
         spec, int(layout.channels), len(layout.spatial), layout.labels, mask is not None, weight is not None
     )
+
+
+def _here(device: torch.device) -> bool:
+    """Whether there are kernels for tensors of a device."""
+    return gpu.serves(device) or (device.type == "cpu" and fast.enabled)
+
+
+def scales(input: Tensor) -> bool:
+    """Whether :func:`scaled` is for gradients of an input."""
+    return input.dtype == torch.float32 and _here(input.device)
 
 
 def evaluate(
@@ -57,6 +69,8 @@ def evaluate(
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """The float32 gradient for an upstream gradient, a scalar."""
     if _at_once(upstream):
+        if gpu.serves(gradient.device):  # a look at upstream would wait for the device
+            return gpu.scaled(gradient, upstream, in_place=not torch._C._autograd._get_current_graph_task_keep_graph())
         return gradient if float(upstream) == 1.0 else _times(gradient, upstream)
     product: Tensor = _scaled(gradient, upstream)
     return product
@@ -84,17 +98,25 @@ def _compute(
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     spec = _spec(text)
-    channels = input.shape[axis] if input.ndim > 1 else 1
+    channels = int(input.shape[axis]) if input.ndim > 1 else 1
+    spatial = max(input.ndim - 2, 0)
+    what = fast.Signature(spec, channels, spatial, labels, mask is not None, weight is not None, trusted)
+    if gpu.serves(input.device):
+        place = _like(input, axis) if gradient else None
+        computed = gpu.evaluate(
+            what, reduction, axis, input, target, mask=mask, weight=weight, weights=weights, totals=totals,
+            gradient=place,
+        )  # fmt: skip
+        return *computed, input.new_empty(0, dtype=torch.float32) if place is None else place
 
     def array(v: Tensor | None, dtype: torch.dtype | None = None) -> np.ndarray | None:
         return None if v is None else v.detach().to(dtype).numpy()
 
     given, masked = array(target, None if labels else torch.float32), array(mask)
     if labels and not trusted:
-        trusted = fast.all_classes(given, masked, channels, spec.ignore_index)
-    spatial = max(input.ndim - 2, 0)
+        what = dataclasses.replace(what, trusted=fast.all_classes(given, masked, channels, spec.ignore_index))
     found = fast.evaluate(
-        fast.Signature(spec, channels, spatial, labels, mask is not None, weight is not None, trusted),
+        what,
         reduction,
         axis,
         array(input, torch.float32),
@@ -113,7 +135,7 @@ def _compute(
     return loss, terms, sums, result if result.stride() == expected.stride() else expected.copy_(result)
 
 
-_exact = torch.library.custom_op("dualloss::exact", _compute, mutates_args=(), device_types="cpu")
+_exact = torch.library.custom_op("dualloss::exact", _compute, mutates_args=(), device_types=("cpu", "cuda"))
 
 
 @_exact.register_fake
@@ -139,11 +161,13 @@ def _(
 
 
 def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
+    if gpu.serves(gradient.device):
+        return gpu.scaled(gradient, upstream, in_place=False)
     result = torch.from_numpy(fast.scaled(gradient.numpy(), float(upstream), torch.get_num_threads()))
     return result if result.stride() == gradient.stride() else torch.empty_like(gradient).copy_(result)
 
 
-_scaled = torch.library.custom_op("dualloss::scaled", _times, mutates_args=(), device_types="cpu")
+_scaled = torch.library.custom_op("dualloss::scaled", _times, mutates_args=(), device_types=("cpu", "cuda"))
 
 
 @_scaled.register_fake

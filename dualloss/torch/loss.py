@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import TOTAL_LOSS
-from .. import fast as kernels
 from ..exact import engine, functions
 from ..exact.layout import Layout, Names, check_mergeable, check_options, check_sums, label_error, lay_out
 from ..exact.terms import Inputs
@@ -292,7 +291,7 @@ class _Gradient(torch.autograd.Function):
             scale, gradient = None, _evaluate(settings, input, *saved).gradient(spread).reshape(input.shape)
         else:
             (gradient,) = saved
-            if kernels.enabled and input.dtype == torch.float32 and input.device.type == "cpu":
+            if fast.scales(input):
                 return fast.scaled(gradient, upstream)
         return engine.backward(_OPS, scale, gradient, str(input.dtype).removeprefix("torch."))
 
@@ -439,8 +438,8 @@ def _check_labels(target: Tensor, channels: int, ignore: int | None, mask: Tenso
     """Inside a compiled graph values cannot be looked at; there the position becomes NaN."""
     if torch.compiler.is_compiling() or target.numel() == 0:
         return
-    least, most = torch.aminmax(target)  # one pass; the rest is for those that fail it
-    if int(least) >= 0 and int(most) < channels:
+    least, most = torch.stack(torch.aminmax(target)).tolist()  # one pass; the rest is for those that fail it
+    if least >= 0 and most < channels:
         return
     wrong = (target < 0) | (target >= channels)
     if ignore is not None:
