@@ -125,7 +125,7 @@ def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple
     if "eager" in modes:
         eager = dict(losses)
         if loss == "total_loss" and spatial == 2 and importlib.util.find_spec("kornia") is not None:
-            from kornia.filters import filter2d  # type: ignore[import-not-found]
+            from kornia.filters import filter2d
 
             cross_entropy = smp_losses().SoftCrossEntropyLoss(smooth_factor=0.0)
             stencil = torch.from_numpy(LAPLACIAN)[None]
@@ -258,7 +258,7 @@ def torch_demo() -> dict[str, Callable[[], Any]]:
     import torch
 
     settings = _examples()
-    from unet_torch import UNet  # type: ignore[import-not-found]
+    from unet_torch import UNet
 
     from dualloss.torch import Loss
 
@@ -300,7 +300,7 @@ def tf_demo() -> dict[str, Callable[[], Any]]:
     settings = _examples()
     import keras
     import tensorflow as tf
-    from unet_keras import unet  # type: ignore[import-not-found]
+    from unet_keras import unet
 
     from dualloss.tf import Loss
 
@@ -328,7 +328,7 @@ def tf_demo() -> dict[str, Callable[[], Any]]:
 def _examples() -> Any:
     """The settings of the examples, whose folder can be imported from now on."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-    from common import Settings  # type: ignore[import-not-found]
+    from common import Settings
 
     return Settings()
 
