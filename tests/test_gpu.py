@@ -101,7 +101,8 @@ def test_bits_are_those_of_the_array_engine(number: int) -> None:
     if fast.program(what) is None:
         assert not (config.spec == dl.TOTAL_LOSS or isinstance(config.spec, dl.CrossEntropy))
         return
-    for family in list(cases.families(config.spec))[number % 5 :: 5]:
+    chosen = list(cases.families(config.spec))[number % 5 :: 5]
+    for family in chosen[: 1 if what.channels > 64 else None]:
         case = cases.make(config, family)
         check(case, what, number % 4 > 1)
         if what.labels and all_classes(case, what):
@@ -225,6 +226,7 @@ def test_other_dtypes_of_the_input(dtype: str) -> None:
             input = x.clone().requires_grad_()
             loss = dualloss.torch.Loss(dl.TOTAL_LOSS)(input, labels)
             loss.backward(torch.tensor(0.7))
+            assert input.grad is not None
             found.append((loss.detach().numpy(), input.grad.view(torch.int16).numpy()))
     assert same(found[0][0], found[1][0])
     assert same(found[0][1], found[1][1])
@@ -247,7 +249,7 @@ def test_scaled_is_what_backward_gives(upstream: float, in_place: bool) -> None:
     rng = np.random.default_rng(9)
     gradient = (rng.normal(size=(2, 3, 5, 7)) * 10.0 ** rng.integers(-36, 3, (2, 3, 5, 7))).astype(np.float32)
     gradient[0, 0, 0, :3] = np.nan, np.inf, 0.0
-    wanted = engine.backward(NumpyOps(), np.array(upstream, np.float64), gradient, "float32")
+    wanted = engine.backward(NumpyOps(), np.array(upstream, np.float32), gradient, "float32")
     given = torch.tensor(gradient).contiguous(memory_format=torch.channels_last)
     found = gpu.scaled(given, torch.tensor(upstream), in_place)
     assert (found is given) == in_place
@@ -269,7 +271,7 @@ def test_torch_uses_them(how: str, numerics: str, monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(3)
     x, labels = rng.normal(0, 3, (2, 3, 6, 7)).astype(np.float32), rng.integers(0, 3, (2, 6, 7))
     wanted = loss_and_gradient(dl.TOTAL_LOSS, x, labels, channel_axis=1, upstream=0.3)
-    criterion = dualloss.torch.Loss(dl.TOTAL_LOSS, numerics=numerics)
+    criterion: Any = dualloss.torch.Loss(dl.TOTAL_LOSS, numerics=numerics)
     if how == "compiled":
         torch._dynamo.reset()
         criterion = torch.compile(criterion, fullgraph=True)
@@ -286,6 +288,7 @@ def test_torch_uses_them(how: str, numerics: str, monkeypatch: pytest.MonkeyPatc
         loss = criterion(input, torch.tensor(labels))
         loss.backward(torch.tensor(0.3))
         assert same(loss.detach().numpy(), wanted.loss)
+        assert input.grad is not None
         assert same(input.grad.numpy(), wanted.gradient)
         assert input.grad.stride() == input.stride()
     assert {what.trusted for what in used} == ({True} if how == "eager" else {False, True})
