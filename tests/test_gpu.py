@@ -1,4 +1,3 @@
-# mypy: disable-error-code="union-attr, assignment"
 """The kernels of CUDA devices in Triton's interpreter, which runs them on CPUs: the bits of the array engine.
 
 For the session ``triton`` of nox, which installs triton and sets TRITON_INTERPRET=1; elsewhere all of it is skipped.
