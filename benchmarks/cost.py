@@ -262,7 +262,10 @@ def terms_table(report: Row) -> str:
 PAGE = """\
 # What exactness costs
 
-Written by `nox -s bench`; do not edit. One run on {machine}; {versions}. Forward and backward of
+Written by `nox -s bench`; do not edit. One run on {machine};
+{versions}.
+
+Forward and backward of
 `total_loss` (cross-entropy plus half the boundary term), float32 logits, class indices as targets, medians; all losses
 of a mode took turns in one process. Compare within a row; on another machine run it again.
 
@@ -319,7 +322,7 @@ def demo_line(report: Row) -> str:
     found = f"The demo trains on 8x11x64x64; its loss takes, after all else that a step does, {', '.join(parts)}"
     if any(row["what"] == "kernel" for row in report["demo"]):
         found += f", the kernel alone {demo_median(report, 'torch', 'kernel'):.1f} ms"
-    return f"{found}. "
+    return f"{found}."
 
 
 def write(report: Row) -> None:

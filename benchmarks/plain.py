@@ -140,6 +140,25 @@ def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple
         yield "compile", {name: step(torch.compile(criterion)) for name, criterion in losses.items()}
 
 
+def tf_step(criterion: Callable[[Any, Any], Any], compiled: Callable[[Any], Any], y: Any, x: Any) -> Step:
+    """A loss of TensorFlow and its gradient."""
+    import tensorflow as tf
+
+    @compiled
+    def both(y_true: Any, y_pred: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = criterion(y_true, y_pred)
+        return value, tape.gradient(value, y_pred)
+
+    def once() -> float:
+        value, gradient = both(y, x)
+        tf.reshape(gradient, [-1])[0].numpy()  # waits for it
+        return float(value)
+
+    return once
+
+
 def tf_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Step]]]:
     """The modes of TensorFlow, each with its losses."""
     import keras
@@ -193,19 +212,7 @@ def tf_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple[st
     }
 
     def step(criterion: Callable[[Any, Any], Any], compiled: Callable[[Any], Any]) -> Step:
-        @compiled
-        def both(y_true: Any, y_pred: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(y_pred)
-                value = criterion(y_true, y_pred)
-            return value, tape.gradient(value, y_pred)
-
-        def once() -> float:
-            value, gradient = both(y, x)
-            tf.reshape(gradient, [-1])[0].numpy()  # waits for it
-            return float(value)
-
-        return once
+        return tf_step(criterion, compiled, y, x)
 
     class Shift(keras.layers.Layer):
         """The least that a model can do: one weight to train."""
@@ -310,18 +317,7 @@ def tf_demo() -> dict[str, Callable[[], Any]]:
     images, classes = tf.constant(images[..., None]), tf.constant(classes)
     logits = tf.constant(net.predict(images, verbose=0))
 
-    @tf.function
-    def both(y_true: Any, y_pred: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(y_pred)
-            value = criterion(y_true, y_pred)
-        return value, tape.gradient(value, y_pred)
-
-    def loss() -> None:
-        value, gradient = both(classes, logits)
-        tf.reshape(gradient, [-1])[0].numpy()
-        value.numpy()
-
+    loss = tf_step(criterion, tf.function, classes, logits)
     return {"step": lambda: net.train_on_batch(images, classes), "loss": loss}
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite")
 
+from kernel_cases import CONFIGS, HOT, all_classes, assert_bits, same, signature
+
 import dualloss as dl
 from dualloss import fast
 from dualloss.exact import engine, loss_and_gradient, sums
@@ -24,49 +26,16 @@ from dualloss.fast.host import HostOps
 from dualloss.parity import cases, exhaustive
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = [c for c in cases.configs() if c.dtype == "float32" and c.reduction != "none"]
-
-
-def signature(config: cases.Config, trusted: bool = False) -> fast.Signature:
-    shape, given, mask = config.shape, config.weight != "none", config.weight == "mask"
-    channels = shape[-1] if len(shape) > 1 else 1
-    labels = config.target == "labels"
-    spatial = max(len(shape) - 2, 0)
-    return fast.Signature(config.spec, channels, spatial, labels, mask, given and not mask, trusted and labels)
-
-
-def same(found: Any, wanted: Any) -> bool:
-    a, b = np.ascontiguousarray(found), np.ascontiguousarray(wanted)
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    return a.tobytes() == b.tobytes()
 
 
 def check(case: cases.Case, what: fast.Signature, threads: int, first: bool) -> None:
-    """One case, its channels first or last in memory."""
-    x, target, weight, config = case.input, case.target, case.weight, case.config
-    wanted = loss_and_gradient(config.spec, x, target, weight, reduction=config.reduction, check_labels=False)
-    positions = x.shape[:-1] if x.ndim > 1 else x.shape
-    if weight is not None and weight.ndim < len(positions):
-        weight = np.broadcast_to(weight.reshape(-1, *[1] * (len(positions) - 1)), positions)
-    first = first and x.ndim > 1
-    arrays = [x, target.astype(np.int64) if what.labels else target]
-    if first:
-        arrays = [np.ascontiguousarray(np.moveaxis(v, -1, 1)) if v.shape == x.shape else v for v in arrays]
-    found = fast.evaluate(
-        what, config.reduction, 1 if first else x.ndim - 1, *arrays,
-        mask=weight if what.mask else None, weight=weight if what.weight else None, threads=threads,
-    )  # fmt: skip
-    gradient = np.moveaxis(found.gradient, 1, -1) if first else found.gradient
-    assert same(found.loss, wanted.loss)
-    assert same(found.terms, np.stack(list(wanted.terms.values())))
-    assert same(found.sums, wanted.sums)
-    assert same(gradient, wanted.gradient)
+    def compute(axis: int, x: Any, target: Any, mask: Any, weight: Any) -> tuple[Any, ...]:
+        target = target.astype(np.int64) if what.labels else target
+        reduction = case.config.reduction
+        found = fast.evaluate(what, reduction, axis, x, target, mask=mask, weight=weight, threads=threads)
+        return found.loss, found.terms, found.sums, found.gradient
 
-
-def all_classes(case: cases.Case, what: fast.Signature) -> bool:
-    given: Any = case.weight
-    mask = np.broadcast_to(given, case.target.shape) if what.mask and given.ndim > 1 else None
-    return fast.all_classes(np.array(case.target), mask, what.channels, what.spec.ignore_index)
+    assert_bits(case, what, first, compute)
 
 
 @pytest.mark.parametrize("config", CONFIGS[::9], ids=lambda config: config.name)
@@ -80,20 +49,6 @@ def test_bits_are_those_of_the_array_engine(config: cases.Config) -> None:
         check(case, what, 1 + k % 2, k % 3 > 0)
         if what.labels and all_classes(case, what):
             check(case, signature(config, trusted=True), 2 - k % 2, k % 3 < 2)
-
-
-HOT = {
-    "total_loss": dl.TOTAL_LOSS,
-    "cross_entropy": dl.CrossEntropy(class_weights=(1, 0.5, 2), label_smoothing=0.1, ignore_index=1),
-    "binary_cross_entropy": dl.BinaryCrossEntropy(pos_weight=2),
-    "focal": dl.Focal(alpha=0.25) + dl.BinaryFocal(alpha=0.25),
-    "regression": dl.MeanSquaredError() + dl.Huber() + dl.MeanAbsoluteError(),
-    "boundary": dl.Boundary(kernel="sobel", on="probabilities") + dl.Boundary(kernel="laplacian8"),
-    "regions": dl.Dice()
-    + dl.Jaccard(activation="sigmoid", per_class=False, log=True)
-    + dl.FocalTversky(classes=(0, 2)),
-    "scheduled": dl.CrossEntropy() + dl.Linear(0, 0.5, steps=10) * dl.Boundary(),
-}
 
 
 @pytest.mark.parametrize(

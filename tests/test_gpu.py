@@ -20,6 +20,7 @@ pytest.importorskip("torch")  # before triton, whose LLVM would meet torch's
 pytest.importorskip("triton", reason="triton is not installed: nox -s triton does that")
 
 import torch
+from kernel_cases import CONFIGS, HOT, all_classes, assert_bits, same, signature
 
 import dualloss as dl
 import dualloss.torch
@@ -32,7 +33,6 @@ from dualloss.parity import cases, exhaustive
 from dualloss.torch import gpu
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = [c for c in cases.configs() if c.dtype == "float32" and c.reduction != "none"]
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # NumPy's, of NaN and infinities, which the interpreter meets
     pytest.mark.skipif(
@@ -47,49 +47,17 @@ def on_cpu() -> Iterator[None]:
         yield
 
 
-def signature(config: cases.Config, trusted: bool = False) -> fast.Signature:
-    shape, given, mask = config.shape, config.weight != "none", config.weight == "mask"
-    channels = shape[-1] if len(shape) > 1 else 1
-    labels = config.target == "labels"
-    spatial = max(len(shape) - 2, 0)
-    return fast.Signature(config.spec, channels, spatial, labels, mask, given and not mask, trusted and labels)
-
-
-def same(found: Any, wanted: Any) -> bool:
-    a, b = np.ascontiguousarray(found), np.ascontiguousarray(wanted)
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    return a.tobytes() == b.tobytes()
-
-
 def check(case: cases.Case, what: fast.Signature, first: bool) -> None:
-    """One case, its channels first or last in memory."""
-    x, target, weight, config = case.input, case.target, case.weight, case.config
-    wanted = loss_and_gradient(config.spec, x, target, weight, reduction=config.reduction, check_labels=False)
-    positions = x.shape[:-1] if x.ndim > 1 else x.shape
-    if weight is not None and weight.ndim < len(positions):
-        weight = np.broadcast_to(weight.reshape(-1, *[1] * (len(positions) - 1)), positions)
-    first = first and x.ndim > 1
-    arrays = [np.array(x), np.array(target)]
-    if first:
-        arrays = [np.ascontiguousarray(np.moveaxis(v, -1, 1)) if v.shape == x.shape else v for v in arrays]
-    given, weighted = (None if v is None else torch.tensor(np.array(v)) for v in (target, weight))
-    given = torch.tensor(arrays[1])
-    gradient = torch.empty(arrays[0].shape, dtype=torch.float32)
-    loss, terms, sums = gpu.evaluate(
-        what, config.reduction, 1 if first else x.ndim - 1, torch.tensor(arrays[0]), given,
-        mask=weighted if what.mask else None, weight=weighted if what.weight else None, gradient=gradient,
-    )  # fmt: skip
-    found = np.moveaxis(gradient.numpy(), 1, -1) if first else gradient.numpy()
-    assert same(loss.numpy(), wanted.loss)
-    assert same(terms.numpy(), np.stack(list(wanted.terms.values())))
-    assert same(sums.numpy(), wanted.sums)
-    assert same(found, wanted.gradient)
+    def compute(axis: int, *arrays: Any) -> tuple[Any, ...]:
+        x, target, mask, weight = (None if v is None else torch.tensor(np.array(v)) for v in arrays)
+        assert x is not None
+        assert target is not None
+        gradient = torch.empty(x.shape)
+        reduction = case.config.reduction
+        found = gpu.evaluate(what, reduction, axis, x, target, mask=mask, weight=weight, gradient=gradient)
+        return tuple(v.numpy() for v in (*found, gradient))
 
-
-def all_classes(case: cases.Case, what: fast.Signature) -> bool:
-    given: Any = case.weight
-    mask = np.broadcast_to(given, case.target.shape) if what.mask and given.ndim > 1 else None
-    return fast.all_classes(np.array(case.target), mask, what.channels, what.spec.ignore_index)
+    assert_bits(case, what, first, compute)
 
 
 @pytest.mark.parametrize("number", range(0, len(CONFIGS), 6), ids=lambda number: CONFIGS[number].name)
@@ -106,20 +74,6 @@ def test_bits_are_those_of_the_array_engine(number: int) -> None:
         check(case, what, number % 4 > 1)
         if what.labels and all_classes(case, what):
             check(case, signature(config, trusted=True), number % 4 <= 1)
-
-
-HOT = {
-    "total_loss": dl.TOTAL_LOSS,
-    "cross_entropy": dl.CrossEntropy(class_weights=(1, 0.5, 2), label_smoothing=0.1, ignore_index=1),
-    "binary_cross_entropy": dl.BinaryCrossEntropy(pos_weight=2),
-    "focal": dl.Focal(alpha=0.25) + dl.BinaryFocal(alpha=0.25),
-    "regression": dl.MeanSquaredError() + dl.Huber() + dl.MeanAbsoluteError(),
-    "boundary": dl.Boundary(kernel="sobel", on="probabilities") + dl.Boundary(kernel="laplacian8"),
-    "regions": dl.Dice()
-    + dl.Jaccard(activation="sigmoid", per_class=False, log=True)
-    + dl.FocalTversky(classes=(0, 2)),
-    "scheduled": dl.CrossEntropy() + dl.Linear(0, 0.5, steps=10) * dl.Boundary(),
-}
 
 
 def evaluated(what: fast.Signature, x: Any, labels: Any, **options: Any) -> tuple[Any, ...]:

@@ -27,9 +27,10 @@ _OPS = HostOps()
 
 
 _allowed = os.environ.get("DUALLOSS_KERNELS", "1") != "0"
+_triton = importlib.util.find_spec("triton") is not None
 enabled = importlib.util.find_spec("llvmlite") is not None and _allowed
 """Whether losses use kernels where they can: where llvmlite is installed, unless DUALLOSS_KERNELS=0 forbids it."""
-on_devices = importlib.util.find_spec("triton") is not None and _allowed
+on_devices = _triton and _allowed
 """The same of CUDA devices (:mod:`dualloss.torch.gpu`), where triton is installed."""
 
 
@@ -37,8 +38,8 @@ on_devices = importlib.util.find_spec("triton") is not None and _allowed
 def using(kernels: bool) -> Iterator[None]:
     """Allow or forbid kernels for a while. What a compiler has traced stays as it was traced."""
     global enabled, on_devices
-    before, enabled = (enabled, on_devices), kernels
-    on_devices = on_devices and kernels
+    before = enabled, on_devices
+    enabled, on_devices = kernels, kernels and _triton
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ class HostOps(NumpyOps):
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         """One of two values."""
-        if isinstance(condition, np.bool_):
+        if isinstance(condition, np.bool_) and not any(isinstance(v, np.ndarray) for v in (a, b)):
             chosen = a if condition else b
             return np.float64(chosen) if isinstance(chosen, float) else chosen
         return super().where(condition, a, b)

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import math
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -163,21 +164,22 @@ def _target() -> tuple[Any, str, str]:
 
 
 _compiling = threading.Lock()
+_NEAR: dict[str, str] = {} if os.name == "nt" else {"reloc": "pic", "codemodel": "small"}
+"""Near code: else every constant takes an instruction for its address. Untried on Windows, so not there."""
 
 
 def _compiled(module: str) -> Any:
     """The machine code of a module."""
     with _compiling:
         target, cpu, features = _target()
-        machine = target.create_target_machine(
-            cpu=cpu, features=features, opt=3, jit=True, reloc="pic", codemodel="small"
-        )
+        machine = target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True, **_NEAR)
         parsed = llvm.parse_assembly(module)
         parsed.verify()
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_unrolling = False
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(parsed, builder)
-        engine = llvm.create_mcjit_compiler(parsed, machine, use_lmm=True)
+        # One stretch of memory for all sections: what is addressed relative to the code has to be near.
+        engine = llvm.create_mcjit_compiler(parsed, machine, use_lmm=bool(_NEAR) or None)
         engine.finalize_object()
     return engine

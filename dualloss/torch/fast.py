@@ -70,10 +70,16 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """The float32 gradient for an upstream gradient, a scalar."""
     if _at_once(upstream):
         if gpu.serves(gradient.device):  # a look at upstream would wait for the device
-            return gpu.scaled(gradient, upstream, in_place=not torch._C._autograd._get_current_graph_task_keep_graph())
+            return gpu.scaled(gradient, upstream, in_place=not _kept())
         return gradient if float(upstream) == 1.0 else _times(gradient, upstream)
     product: Tensor = _scaled(gradient, upstream)
     return product
+
+
+def _kept() -> bool:
+    """Whether the graph may be gone through once more; where PyTorch does not say, it may."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or bool(asked())
 
 
 def _at_once(v: Tensor) -> bool:
