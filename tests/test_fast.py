@@ -51,6 +51,13 @@ def test_bits_are_those_of_the_array_engine(config: cases.Config) -> None:
             check(case, signature(config, trusted=True), 2 - k % 2, k % 3 < 2)
 
 
+def test_a_loss_below_the_normal_numbers_is_zero() -> None:
+    x, target = np.full((1, 2, 3), 1e-20, np.float32), np.zeros((1, 2, 3), np.float32)
+    found = fast.evaluate(fast.Signature(dl.MeanSquaredError(), 2, 1, False, False, False), "mean", 1, x, target)
+    assert found.loss.view(np.int32) == 0
+    assert found.terms.view(np.int32).tolist() == [0]
+
+
 @pytest.mark.parametrize(
     "shape", [(1, 3, 37), (2, 3, 1, 1), (2, 3, 9, 131), (1, 3, 70, 300), (2, 3, 5, 6, 21)], ids=str
 )

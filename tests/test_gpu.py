@@ -212,7 +212,8 @@ def test_scaled_is_what_backward_gives(upstream: float, in_place: bool) -> None:
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
     x = torch.randn(1, 3, 5, 7, requires_grad=True)
     loss = dualloss.torch.Loss(dl.TOTAL_LOSS)(x, torch.zeros(1, 5, 7, dtype=torch.int64))
-    first, second = (torch.autograd.grad(loss, x, torch.tensor(0.3), retain_graph=True)[0] for _ in range(2))
+    # Copies: what is written over in place would equal itself.
+    first, second = (torch.autograd.grad(loss, x, torch.tensor(0.3), retain_graph=True)[0].clone() for _ in range(2))
     (last,) = torch.autograd.grad(loss, x, torch.tensor(0.3))
     assert same(first.numpy(), second.numpy())
     assert same(first.numpy(), last.numpy())
