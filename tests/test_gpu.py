@@ -190,6 +190,15 @@ def test_sums_rounded_by_one_launch() -> None:
     states = rng.integers(-(2**62), 2**62, (400, STATE)) >> rng.integers(0, 63, (400, STATE))
     states[:, LIMBS:] = rng.random((400, 3)) < 0.1
     states[::3] *= rng.random((134, STATE)) < 0.3
+    ties = np.zeros((24, STATE), np.int64)  # halves of the last bit, as they are and with a little more or less
+    for k, top in enumerate(range(3, LIMBS)):
+        ties[4 * k : 4 * k + 4, top - 3 : top + 1] = [
+            [0, 2048, 0, 1],
+            [1, 2048, 0, 1],
+            [-1, 2048, 0, 1],
+            [1, 6144, 0, 1],
+        ]
+    states = np.concatenate([states, ties, -ties])
     wanted = to_float(HostOps(), states)
     found = gpu.DeviceOps().rounded_sums(torch.tensor(states)).numpy()
     assert same(np.where(np.isnan(found), 0.0, found), np.where(np.isnan(wanted), 0.0, wanted))

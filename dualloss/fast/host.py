@@ -38,6 +38,10 @@ class HostOps(NumpyOps):
             return np.float64(np.float32(_ZERO if abs(v) < TINY else v))
         return super().float32(v)
 
+    def value(self, b: Any) -> Any:
+        """The float64 number with these bits; NumpyOps would make an array of it."""
+        return b.view(np.float64) if isinstance(b, np.int64) else super().value(b)
+
     def stack(self, items: Sequence[Any], axis: int) -> Any:
         """Some values in one array."""
         return np.array(items) if axis == 0 or np.ndim(items[0]) == 0 else super().stack(items, axis)
