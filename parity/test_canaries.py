@@ -353,7 +353,10 @@ def test_no_number_but_1_is_divided_by_an_array() -> None:
     found = []
     for file in Path(dualloss.exact.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            divided = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
-            if divided and isinstance(node.left, ast.Constant) and not isinstance(node.right, ast.Constant):
-                found += [] if node.left.value == 1.0 else [f"{file.name}:{node.lineno}"]
+            if not (
+                isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.left, ast.Constant)
+            ):
+                continue
+            if node.left.value != 1.0 and not isinstance(node.right, ast.Constant):
+                found.append(f"{file.name}:{node.lineno}")
     assert not found
