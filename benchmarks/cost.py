@@ -349,7 +349,13 @@ def demo_line(report: Row) -> str:
 def floors_table(report: Row) -> str:
     """What was missed, beside what the kernel alone takes."""
     lines: list[tuple[str, ...]] = [
-        (v["target"], DEMO if "demo" in v["target"] else v["size"], f"{v['limit']:g}", f"{v['ratio']:.3f}", f"{v['floor']:.3f}" if "floor" in v else "")
+        (
+            v["target"],
+            DEMO if "demo" in v["target"] else v["size"],
+            f"{v['limit']:g}",
+            f"{v['ratio']:.3f}",
+            f"{v['floor']:.3f}" if "floor" in v else "",
+        )
         for v in verdicts(report)
         if not v["met"]
     ]
