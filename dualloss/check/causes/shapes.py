@@ -114,13 +114,16 @@ class LabelOutOfRange(Cause):
         if evidence.rows and None in (evidence.rows[0].a.value, evidence.rows[0].b.value):
             return
         rows = [row for row in evidence.of("labels") if not row.value_same]
+        silent = bool(rows)  # where one side raises, nobody trains on it unseen
+        rows = rows or [row for row in evidence.of("labels") if row.edge is not None]
         shown = []
         for row in rows:
             for side, seen in (("a", row.a), ("b", row.b)):
                 what = f"raises {seen.error.split(':')[0]}" if seen.error else f"gives {seen.value:.6g}"
                 shown.append(f"{row.probe.name}: {side} {what}")
         if rows:
-            yield Match("; ".join(shown), probes=tuple(row.probe.name for row in rows), weight=0.6)
+            names = tuple(row.probe.name for row in rows)
+            yield Match("; ".join(shown), probes=names, weight=0.6, edge=not silent)
 
 
 @register(SECTION)
