@@ -143,6 +143,14 @@ def vendors(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["env"])
+def causes(session: nox.Session) -> None:
+    """Measure how well `dualloss compare` names causes; write docs/compare.md and the table in docs/migration.md."""
+    packages = ("segmentation-models-pytorch", "monai", "kornia", "kornia_rs")
+    run(session, "python", "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps", *packages)
+    run(session, "python", "benchmarks/compare.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
 def bench(session: nox.Session) -> None:
     """Measure the cost against plain code, and against compositions of libraries."""
     # What is used of them needs nothing but PyTorch.

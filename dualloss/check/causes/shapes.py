@@ -93,7 +93,8 @@ class FitClassWeight(Cause):
     def find(self, evidence: Evidence) -> Iterator[Match]:
         for row in evidence.rows:
             for side, seen in (("a", row.a), ("b", row.b)):
-                if seen.error and "class_weight" in seen.error:
+                # Of a mask, Keras finds out that it is no number only where it looks up the weight.
+                if seen.error and any(part in seen.error for part in ("class_weight", "only 0-dimensional arrays")):
                     yield Match(f"{side} raises {seen.error}", probes=(row.probe.name,), weight=1.5)
                     return
 
