@@ -175,6 +175,8 @@ def wheel(session: nox.Session, framework: str) -> None:
     if framework != "none":
         (folder / "examples.py").write_text(code)
         session.run("python", "examples.py")
+        loss = "torch.nn:MSELoss()" if framework == "torch" else "keras.losses:MeanSquaredError()"
+        session.run("dualloss", "compare", loss, loss, "--targets", "values", "--inputs", "values")
         # Without torch.compile, which takes minutes: the tests run it.
         session.run("dualloss", "parity", "--terms", "total_loss", "--engines", "numpy,eager,graph,XLA")
 
