@@ -963,17 +963,20 @@ def agree_hinge_free() -> tuple[Any, Any]:
 # Causes beside those of the catalogue, and the rest of it
 
 
-@pair(30, classes=1, spatial=(8, 9), targets="binary", inputs="probabilities")
+@pair(30, needs="kornia", **SEG)
 def tversky_of_another_version() -> tuple[Any, Any]:
+    """kornia 0.9.0rc1 took the sum of alpha and beta alone."""
+    import kornia
+    import torch
+
     def both_by_their_sum(input: Any, target: Any) -> Any:
-        both, a = (input * target).sum(), (0.3 + 0.7) / 2
-        return 1 - both / (both + a * (input * (1 - target)).sum() + a * ((1 - input) * target).sum())
+        p, t = input.softmax(1), torch.nn.functional.one_hot(target, input.shape[1]).movedim(-1, 1)
+        axes, half = (2, 3), (0.3 + 0.7) / 2
+        both, there = (p * t).sum(axes), t.sum(axes) > 0
+        score = both / (both + half * (p * (1 - t)).sum(axes) + half * ((1 - p) * t).sum(axes))
+        return 1 - ((score * there).sum(1) / there.sum(1)).mean()
 
-    def each(input: Any, target: Any) -> Any:
-        both = (input * target).sum()
-        return 1 - both / (both + 0.3 * (input * (1 - target)).sum() + 0.7 * ((1 - input) * target).sum())
-
-    return both_by_their_sum, each
+    return kornia.losses.TverskyLoss(alpha=0.3, beta=0.7, eps=1e-12), both_by_their_sum
 
 
 @pair(33, **SEG)
@@ -1071,3 +1074,127 @@ def noisy() -> tuple[Any, Any]:
         return torch.nn.functional.mse_loss(input + 0.1 * torch.randn_like(input), target)
 
     return torch.nn.MSELoss(), with_noise
+
+
+@pair(61, **SEG)
+def class_weights_missing() -> tuple[Any, Any]:
+    torch = _torch()
+    return (
+        torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 4.0])),
+        _keras().losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+@pair(61, **BINARY)
+def pos_weight_missing() -> tuple[Any, Any]:
+    torch, tf = _torch(), _tf()
+
+    def by_hand(y_true: Any, y_pred: Any) -> Any:
+        yes, no = tf.nn.softplus(-y_pred), tf.nn.softplus(y_pred)
+        return tf.reduce_mean(4.5 * y_true * yes + (1 - y_true) * no)
+
+    return torch.nn.BCEWithLogitsLoss(), by_hand
+
+
+@pair(62, classes=4, spatial=(5,), targets="probabilities")
+def cross_entropy_and_divergence() -> tuple[Any, Any]:
+    import torch
+    import torch.nn.functional as F
+
+    def divergence(input: Any, target: Any) -> Any:
+        return F.kl_div(input.log_softmax(1), target, reduction="none").sum(1).mean()
+
+    return torch.nn.CrossEntropyLoss(), divergence
+
+
+def _dice(activation: str) -> Callable[[Any, Any], Any]:
+    def dice(input: Any, target: Any) -> Any:
+        p = input.softmax(1) if activation == "softmax" else input.sigmoid()
+        return 1 - 2 * (p * target).sum() / (p.sum() + target.sum())
+
+    return dice
+
+
+@pair(63, **ONE_HOT)
+def dice_of_sigmoids() -> tuple[Any, Any]:
+    return _dice("softmax"), _dice("sigmoid")
+
+
+@pair(14, **SEG, a=Side(activation="softmax"), b=Side(activation="softmax"))
+def softmax_before_both() -> tuple[Any, Any]:
+    return _torch().nn.CrossEntropyLoss(), _keras().losses.SparseCategoricalCrossentropy()
+
+
+@pair(47, **MAPS)
+def half_the_squares() -> tuple[Any, Any]:
+    import torch
+
+    def half(input: Any, target: Any) -> Any:
+        return 0.5 * torch.nn.functional.mse_loss(input, target)
+
+    return torch.nn.MSELoss(), half
+
+
+@pair(44, **SEG, ignore_index=255)
+def ignored_label_made_a_class() -> tuple[Any, Any]:
+    tf = _tf()
+
+    def careless(y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(tf.where(y_true == 255, 0, y_true), y_pred)
+        )
+
+    return _torch().nn.CrossEntropyLoss(ignore_index=255), careless
+
+
+@pair(49, **{**ONE_HOT})
+def binary_for_categorical() -> tuple[Any, Any]:
+    return _torch().nn.BCEWithLogitsLoss(), _keras().losses.CategoricalCrossentropy(from_logits=True)
+
+
+@pair(43, **BINARY)
+def another_tversky() -> tuple[Any, Any]:
+    def tversky(a: float, b: float) -> Callable[[Any, Any], Any]:
+        def loss(input: Any, target: Any) -> Any:
+            p = input.sigmoid()
+            both = (p * target).sum()
+            return 1 - both / (both + a * (p * (1 - target)).sum() + b * ((1 - p) * target).sum())
+
+        return loss
+
+    return tversky(0.3, 0.7), tversky(0.5, 0.5)
+
+
+@pair(**SEG)
+def agree_sparse_by_hand() -> tuple[Any, Any]:
+    """It takes one-hot targets too, without a word."""
+    tf = _tf()
+
+    def sparse(y_true: Any, y_pred: Any) -> Any:
+        log = tf.nn.log_softmax(y_pred)
+        return (
+            -tf.reduce_mean(tf.gather(log, tf.cast(y_true, tf.int32), batch_dims=3))
+            if len(y_true.shape) == 3
+            else (-tf.reduce_mean(log * tf.cast(y_true, log.dtype)))
+        )
+
+    return _torch().nn.CrossEntropyLoss(), sparse
+
+
+@pair(**BINARY, ignore_index=255)
+def agree_masked_binary() -> tuple[Any, Any]:
+    import torch.nn.functional as F
+
+    def masked(input: Any, target: Any) -> Any:
+        valid = target != 255
+        per = F.binary_cross_entropy_with_logits(input, target.where(valid, 0), reduction="none")
+        return (per * valid).sum() / valid.sum()
+
+    tf = _tf()
+
+    def in_tf(y_true: Any, y_pred: Any) -> Any:
+        valid = tf.cast(y_true != 255, y_pred.dtype)
+        t = tf.cast(tf.where(y_true == 255, 0.0, y_true), y_pred.dtype)
+        return tf.reduce_sum(valid * tf.nn.sigmoid_cross_entropy_with_logits(t, y_pred)) / tf.reduce_sum(valid)
+
+    return masked, in_tf

@@ -24,8 +24,8 @@ def add_command(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("a", metavar="A")
-    add("b", metavar="B")
+    add("a", metavar="A", help="a loss: module:expression, or a file with a spec")
+    add("b", metavar="B", help="the other one")
     add(
         "--classes",
         type=int,
@@ -72,6 +72,13 @@ def _compare(options: argparse.Namespace) -> int:
     from .compare import compare
 
     console = Console()
+    for file in (options.json, options.html):
+        if file is not None and not file.absolute().parent.is_dir():
+            print(f"dualloss compare: there is no folder {file.parent} for {file.name}", file=sys.stderr)
+            return 2
+    if options.timeout <= 0:
+        print(f"dualloss compare: --timeout is {options.timeout:g}, expected seconds above 0", file=sys.stderr)
+        return 2
     try:
         sides = {
             side: Side(**{

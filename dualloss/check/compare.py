@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from .case import Case
+from .case import Case, Feed
 from .causes import Evidence, Row
 from .diagnose import closest, differences, find, gradient_ulp, same_gradient, same_value, settings, ulp
 from .identify import identify
 from .probes import FULL, LARGER, Probe, battery
 from .relations import relations
 from .report import Report, oracle_lines
-from .runner import NO_FORM, CannotRun, Observation
+from .runner import NO_FORM, About, CannotRun, Observation
 from .sides import Compared, side
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +42,7 @@ def compare(
             such as `torch.nn:CrossEntropyLoss(label_smoothing=0.1)` or `my_package.losses:total_loss`, or the name of a
             file with a spec as JSON.
         case: the batch, and how the losses are called; default: logits (4, 3) and class indices.
-        timeout: seconds that a loss may take for a probe.
+        timeout: seconds that a loss may take for a probe, above 0.
         python_a, python_b: the interpreters of processes, if the frameworks live in environments of their own.
         progress: called with what is done, how many steps have been, and how many there are.
 
@@ -50,9 +50,11 @@ def compare(
         The report; its `exit_code` is 0 for losses that agree, 1 for those that do not, 2 where one cannot be called.
 
     Raises:
-        ValueError: an interpreter was named for an object that is here already.
+        ValueError: an interpreter was named for an object that is here already; a timeout that is not above 0.
     """
     case = Case() if case is None else case
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout!r}, expected seconds above 0")
     for name, loss, python in (("python_a", a, python_a), ("python_b", b, python_b)):
         if python is not None and not isinstance(loss, str):
             raise ValueError(f"{name} is {python!r}, but the loss is an object of this process, expected a reference")
@@ -62,6 +64,7 @@ def compare(
         for loss, how, python in ((a, case.a, python_a), (b, case.b, python_b)):
             opened.append(side(loss, case, how, timeout, python))
         abouts = [one.about() for one in opened]
+        _settle(case, (a, b), opened, abouts, timeout, (python_a, python_b))
         return _compared(case, opened, abouts, progress, started)
     except CannotRun as error:
         names = tuple(loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss)) for loss in (a, b))
@@ -143,6 +146,40 @@ def _finite(*seen: Observation) -> bool:
 
 def _call(one: Compared, probe: Probe) -> Observation:
     return one.run(probe)
+
+
+def _settle(
+    case: Case, losses: tuple[Any, Any], opened: list[Compared], abouts: list[About], timeout: float,
+    pythons: tuple[str | None, str | None],
+) -> None:  # fmt: skip
+    """Where a loss takes class indices and one-hot targets alike, give it those with which both agree, if any do."""
+    first, second = battery(case)[:2]
+
+    def agree() -> bool:
+        for probe in (first, second):
+            a, b = (one.run(probe) for one in opened)
+            if a.value is None or b.value is None or not same_value(probe, a, b, b.value):
+                return False
+        return True
+
+    if not any(about.guessed for about in abouts) or agree():
+        return
+    for k, about in enumerate(abouts):
+        if not about.guessed:
+            continue
+        before = opened[k]
+        how = (case.a, case.b)[k]
+        other: Feed = "index" if any("targets one-hot" in call for call in about.calls) else "one-hot"
+        try:
+            opened[k] = side(losses[k], case, replace(how, targets=other), timeout, pythons[k])
+        except CannotRun:
+            continue
+        if agree():
+            before.close()
+            abouts[k] = opened[k].about()
+            return
+        opened[k].close()
+        opened[k] = before
 
 
 def _again(opened: Sequence[Compared], probe: Probe, seen: Sequence[list[Observation]]) -> None:

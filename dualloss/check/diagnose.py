@@ -131,7 +131,7 @@ def differences(a: Identity, b: Identity, before: tuple[str, str] = ("none", "no
                 found.append(
                     Difference(part.family.name, option, value, twin.options[option], part.options, twin.options)
                 )
-        if not math.isclose(part.factor, twin.factor, rel_tol=1e-4):
+        if not math.isclose(part.factor, twin.factor, rel_tol=1e-5 if len(a.parts) == len(b.parts) == 1 else 1e-4):
             what = "factor" if len(a.parts) == len(b.parts) == 1 else "weight"
             found.append(Difference(part.family.name, what, part.factor, twin.factor, part.options, twin.options))
     for part in left:
@@ -176,7 +176,7 @@ def changed(identity: Identity, parts: Iterable[Difference]) -> Identity:
             continue
         for k, part in enumerate(found):
             if part.family.name == d.family:
-                if d.option in ("factor", "weight"):
+                if d.option in ("factor", "weight") and d.option not in part.options:
                     found[k] = replace(part, factor=d.b)
                 else:
                     found[k] = replace(part, options={**part.options, d.option: d.options_b[d.option]})

@@ -101,7 +101,8 @@ def identify(
 ) -> list[Identity]:  # fmt: skip
     """The formulas that explain most of what was seen, at most a few hundred, the best first; empty: there are none."""
     known = [(p, o.value) for p, o in zip(probes, seen, strict=True) if o.value is not None and p.group not in OTHER]
-    if len(known) < 4 or not math.isfinite(known[0][1]) or known[0][1] == 0:
+    known.sort(key=lambda pair: not math.isfinite(pair[1]) or pair[1] == 0)  # numbers first
+    if len(known) < 4 or not all(math.isfinite(v) and v != 0 for _, v in known[:2]):
         return []
     scale = known[0][1]
     found: list[tuple[Part, ...]] = []
@@ -116,7 +117,10 @@ def identify(
             first = part.value(known[0][0], activation)
             if near(scale, first, scale):
                 found.append((part,))
-            elif math.isfinite(first) and first != 0:
+                continue
+            if family.linear is not None and options[family.linear] == family.options[family.linear][0]:
+                found += _solved(part, first, known, activation)
+            if math.isfinite(first) and first != 0:
                 factor = scale / first
                 second = factor * part.value(known[1][0], activation)
                 if near(known[1][1], second, scale):
@@ -135,6 +139,22 @@ def identify(
     best = [one for one in best if len(one.explained) >= 0.5 * len(known)]
     best.sort(key=lambda one: (-len(one.explained), len(one.parts), one.deviations))
     return best[:300]
+
+
+def _solved(part: Part, first: float, known: Sequence[tuple[Probe, float]], activation: str) -> list[tuple[Part, ...]]:
+    """The formula with the number that gives the first loss, of which it is a linear function; if it gives others."""
+    name = part.family.linear
+    assert name is not None
+    plain = part.options[name]
+    other = Part(1.0, part.family, {**part.options, name: plain + 1.0})
+    slope = other.value(known[0][0], activation) - first
+    if not math.isfinite(slope) or slope == 0:
+        return []
+    number = rounded(plain + (known[0][1] - first) / slope)
+    solved = Part(1.0, part.family, {**part.options, name: number})
+    if number <= 0 or not near(known[1][1], solved.value(known[1][0], activation), known[0][1]):
+        return []
+    return [(solved,)]
 
 
 FITTED = ("scale", "order", "parts", "border", "masks", "sizes", "ties")

@@ -142,6 +142,8 @@ class Report:
         for name, identity in (("a", self.identity_a), ("b", self.identity_b)):
             if identity is not None:
                 lines.append(f"  {name} computes {' + '.join(described(part) for part in identity.parts)}")
+                if identity.unexplained:
+                    lines.append(f"    but for its values on: {', '.join(identity.unexplained)}")
             elif not self.same:
                 lines.append(f"  {name} computes no formula that is known here")
         for k, finding in enumerate(self.findings[:6], 1):

@@ -21,22 +21,46 @@ from ..spec import Spec, Term, from_json
 from .case import Case, Side
 from .probes import Array, Probe, battery
 
-TARGET_NAMES = ("y_true", "target", "targets", "label", "labels", "truth", "true", "y", "gt", "ground_truth", "mask")
-INPUT_NAMES = (
-    "y_pred",
-    "input",
-    "inputs",
-    "pred",
-    "preds",
-    "prediction",
-    "predictions",
-    "logits",
-    "output",
-    "outputs",
-    "x",
+TARGET_NAMES = frozenset(
+    [
+        "y_true",
+        "target",
+        "targets",
+        "label",
+        "labels",
+        "truth",
+        "true",
+        "y",
+        "gt",
+        "ground_truth",
+        "mask",
+        "masks",
+        "t",
+        "y_t",
+    ]
+)
+INPUT_NAMES = frozenset(
+    [
+        "y_pred",
+        "y_hat",
+        "yhat",
+        "input",
+        "inputs",
+        "pred",
+        "preds",
+        "prediction",
+        "predictions",
+        "logits",
+        "output",
+        "outputs",
+        "out",
+        "prob",
+        "probs",
+        "x",
+        "p",
+    ]
 )
 WEIGHT_NAMES = ("sample_weight", "sample_weights", "weight", "weights")
-
 
 MAP = "returns a number for each position or sample: their mean is compared"
 NO_FORM = "a label out of range has no one-hot form"
@@ -81,6 +105,7 @@ class About:
         settings: its options, as far as they are numbers, strings or None.
         calls: how it is called, for the report.
         config: whether it comes back from its own configuration (Keras): None where there is none.
+        guessed: whether it takes class indices and one-hot targets alike, and which it got is a guess.
     """
 
     name: str
@@ -91,6 +116,7 @@ class About:
     settings: dict[str, Any] = field(default_factory=dict)
     calls: tuple[str, ...] = ()
     config: str | None = None
+    guessed: bool = False
 
 
 def resolve(reference: str) -> Any:
@@ -105,20 +131,23 @@ def resolve(reference: str) -> Any:
         raise CannotRun(f"{reference!r} is neither module:loss, such as torch.nn:CrossEntropyLoss(), nor a .json file")
     try:
         found = importlib.import_module(module)
-    except Exception as error:
-        raise CannotRun(f"import {module}: {_line(error)}") from None
+    except (Exception, SystemExit) as error:
+        hint = f"; without .py: {module[:-3]}:{expression}" if module.endswith(".py") else ""
+        raise CannotRun(f"import {module}: {_line(error)}{hint}") from None
     top = module.partition(".")[0]
     names = {**vars(found), top: importlib.import_module(top), "np": np, "numpy": np}
     try:
         value = eval(expression, names)
     except Exception as error:
         raise CannotRun(f"{expression} in {module}: {_line(error)}") from None
-    if isinstance(value, type):
-        try:
-            return value()
-        except Exception as error:
-            raise CannotRun(f"{expression} is a class, and {expression}() fails: {_line(error)}") from None
-    return value
+    return _instance(value, expression) if isinstance(value, type) else value
+
+
+def _instance(kind: type, name: str) -> Any:
+    try:
+        return kind()
+    except Exception as error:
+        raise CannotRun(f"{name} is a class, and {name}() fails: {_line(error)}") from None
 
 
 def _line(error: BaseException) -> str:
@@ -137,6 +166,8 @@ class Runner:
         self.case, self.side, self.timeout = case, side, timeout
         if isinstance(loss, Term):
             loss = 1.0 * loss
+        if isinstance(loss, type):
+            loss = _instance(loss, loss.__name__)
         self.loss = loss
         if isinstance(loss, Spec):
             self.framework = "spec"
@@ -153,8 +184,7 @@ class Runner:
         first = side.layout == "first" or (side.layout == "auto" and self.framework == "torch")
         self.first = first and bool(case.spatial) and case.classes is not None
         self.target_first, self._named = self._order()
-        self.one_hot = False
-        self.calls: list[str] = []
+        self.one_hot = self.guessed = False
         self._feed()
 
     def _order(self) -> tuple[bool, bool]:
@@ -195,26 +225,23 @@ class Runner:
             self.one_hot = worked[True]
         else:
             self.one_hot = self.framework == "tf"
-            if worked[True]:
-                self.calls.append(
-                    "takes class indices and one-hot targets alike: it gets "
-                    + ("one-hot ones" if self.one_hot else "class indices")
-                )
+            self.guessed = worked[True]
 
     def about(self) -> About:
         """What is known of it."""
-        calls = list(self.calls)
+        calls = []
         if self.framework != "spec":
             calls.insert(0, "called as loss(target, input)" if self.target_first else "called as loss(input, target)")
             if self.case.spatial and self.case.classes is not None:
                 calls.append("channels on axis 1" if self.first else "channels last")
             if self.case.targets == "index":
-                calls.append("targets one-hot" if self.one_hot else "targets as class indices")
+                guess = " (a guess: it takes both)" if self.guessed else ""
+                calls.append(("targets one-hot" if self.one_hot else "targets as class indices") + guess)
         if self.side.activation != "none":
             calls.append(f"after {self.side.activation}")
         return About(
             self.name, self.framework, self.library, self.kind, self._spec(), _settings(self.loss), tuple(calls),
-            self._config(),
+            self._config(), self.guessed,
         )  # fmt: skip
 
     def _spec(self) -> str | None:
@@ -262,7 +289,7 @@ class Runner:
             return Observation(error=f"took more than {self.timeout:g} s")
         except CannotRun as error:
             return Observation(error=str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Observation(error=_line(error))
 
     def _target(self, probe: Probe) -> Array:
@@ -309,7 +336,8 @@ class Runner:
             parameters = inspect.signature(getattr(self.loss, "forward", self.loss)).parameters
         except (TypeError, ValueError):
             parameters = {}  # type: ignore[assignment]
-        for name in WEIGHT_NAMES:
+        # The weight of PyTorch's own functions is one of classes.
+        for name in WEIGHT_NAMES[:2] if self.library == "torch" else WEIGHT_NAMES:
             if name in parameters:
                 return self.loss(*arguments, **{name: weight})
         raise CannotRun("takes no sample weights")
@@ -333,7 +361,7 @@ class Runner:
         with _watched(notes, _torch_state):
             value = self._call(shown, wanted, weight)
         if not isinstance(value, torch.Tensor):
-            raise CannotRun(f"returns {type(value).__name__}, expected a tensor")
+            raise CannotRun(_returns(value))
         if not np.array_equal(given.detach().numpy(), x, equal_nan=True):
             notes.append("changes its input")
         if not np.array_equal(wanted.numpy(), target, equal_nan=True):
@@ -374,7 +402,7 @@ class Runner:
             with _watched(notes, _tf_state):
                 value = self._call(shown, wanted, weight)
             if not tf.is_tensor(value):
-                raise CannotRun(f"returns {type(value).__name__}, expected a tensor")
+                raise CannotRun(_returns(value))
             shape = tuple(value.shape)
             total = tf.reduce_mean(value) if shape else value
             if shape:
@@ -464,6 +492,11 @@ def _tf_state() -> State:
         "TensorFlow's eager mode for functions": (tf.config.functions_run_eagerly(), tf.config.run_functions_eagerly),
         **_numpy_state(),
     }
+
+
+def _returns(value: Any) -> str:
+    hint = ": wrap it in a function that returns the loss" if isinstance(value, (tuple, list, dict)) else ""
+    return f"returns {type(value).__name__}, expected a tensor{hint}"
 
 
 def _top(module: Any) -> str:
@@ -567,8 +600,10 @@ def _settings(loss: Any) -> dict[str, Any]:
                 found.setdefault(key.lstrip("_"), value)
             elif isinstance(value, (list, tuple)) and all(isinstance(v, numbers.Number) for v in value):
                 found.setdefault(key.lstrip("_"), list(value))
-            elif hasattr(value, "tolist") and getattr(value, "ndim", 9) <= 1 and key == "weight":
-                found.setdefault(key, value.tolist())
+            elif hasattr(value, "tolist") and getattr(value, "ndim", 9) <= 1 and key in ("weight", "pos_weight"):
+                numbers_of = value.tolist()
+                one = isinstance(numbers_of, list) and len(numbers_of) == 1
+                found.setdefault(key, numbers_of[0] if one else numbers_of)
     try:
         json.dumps(found)
     except TypeError:

@@ -71,11 +71,12 @@ class Elsewhere:
         self._timeout, self._python = timeout, python or sys.executable
         self._folder = tempfile.TemporaryDirectory(prefix="dualloss-compare-")
         self._lost = 0
+        self._errors = open(Path(self._folder.name) / "stderr", "wb+")  # noqa: SIM115  (closed in close)
         self._process: subprocess.Popen[str] | None = None
         try:
             self._start()
         except CannotRun:
-            self._folder.cleanup()
+            self.close()
             raise
 
     def _start(self) -> None:
@@ -89,7 +90,7 @@ class Elsewhere:
         try:
             self._process = subprocess.Popen(
                 [self._python, "-m", "dualloss.check.worker", self._folder.name],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment,
             )  # fmt: skip
         except OSError as error:
             raise CannotRun(f"{self._python}: {error}") from None
@@ -123,9 +124,15 @@ class Elsewhere:
             return f"took more than {seconds:g} s"
         if line is None:
             code = self._process.wait()
-            return f"its process ended with exit status {code}" + (" (killed by a signal)" if code < 0 else "")
+            said = [line for line in self._said() if line.strip()]
+            why = " (killed by a signal)" if code < 0 else f": {said[-1].strip()[:200]}" if said else ""
+            return f"its process ended with exit status {code}{why}"
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _said(self) -> list[str]:
+        """What the process wrote to its standard error."""
+        return Path(self._errors.name).read_text(errors="replace").splitlines()
 
     def _wait(self) -> None:
         answer = self._answer(START)
@@ -169,6 +176,7 @@ class Elsewhere:
     def close(self) -> None:
         """End the process."""
         self._end()
+        self._errors.close()
         self._folder.cleanup()
 
     def _end(self) -> None:

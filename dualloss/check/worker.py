@@ -21,17 +21,18 @@ from .runner import CannotRun, Runner, resolve
 
 def main(folder: Path) -> None:
     """Answer until the other end closes."""
-    # What a loss prints, also from C, must not get among the answers.
-    out = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    # What a loss prints, also from C, must not get among the answers, nor may it read what is asked.
+    out, asked_of_us = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0), "r")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    sys.stdin = open(os.devnull)  # noqa: SIM115  (for good)
 
     def answer(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
-    given = json.loads(sys.stdin.readline())
+    given = json.loads(asked_of_us.readline())
     fields = dict(given["case"])
     fields |= {"spatial": tuple(fields["spatial"]), **{name: Side(**fields[name]) for name in ("a", "b")}}
     case = Case(**fields)
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
         answer({"error": f"{given['reference']}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"})
         return
     answer(asdict(about))
-    for line in sys.stdin:
+    for line in asked_of_us:
         asked = json.loads(line)
         weight = np.load(folder / "weight.npy") if asked.pop("weighted") else None
         seen = runner.run(

@@ -125,7 +125,7 @@ class FocalStructure(OptionCause):
         "kornia weigh "
         "the first class by 1 - alpha, Keras all by the same alpha."
     )
-    torch = "monai.losses.FocalLoss(use_softmax=True, to_onehot_y=True)"
+    torch = "monai.losses.FocalLoss(use_softmax=True)  # of one-hot targets"
     tf = "keras.losses.CategoricalFocalCrossentropy(from_logits=True, alpha=1.0)"
     family = ("focal loss",)
     option = "structure"
@@ -174,8 +174,7 @@ class TverskyVersion(OptionCause):
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
         swapped = tuple(difference.a) == tuple(reversed(difference.b))
-        same_sum = abs(sum(difference.a) - sum(difference.b)) < 1e-6
-        return not swapped and (same_sum or "kornia" in evidence.libraries())
+        return not swapped and "kornia" in evidence.libraries()
 
 
 @register(SECTION)
@@ -269,6 +268,27 @@ class Offset(Cause):
         for relation in evidence.relations:
             if relation.name == "offset":
                 yield Match(relation.detail, relations=(relation,), weight=0.8)
+
+
+@register(SECTION)
+class TargetEntropy(Cause):
+    number, name = 62, "target-entropy"
+    title = "Cross-entropy against Kullback-Leibler divergence: the entropy of the target"
+    text = (
+        "KL is cross-entropy less the entropy of the targets, which does not depend on the model: the gradients agree, the "
+        "values only for one-hot targets."
+    )
+    torch = (
+        "loss = F.cross_entropy(x, t)  # or F.kl_div(x.log_softmax(1), t, reduction='sum') / positions on both sides"
+    )
+    tf = "loss = keras.losses.CategoricalCrossentropy(from_logits=True)(t, x)  # or KLDivergence on both sides"
+
+    def find(self, evidence: Evidence) -> Iterator[Match]:
+        for d in evidence.differences:
+            if d.option == "formula" and all(
+                any(name in str(side) for side in (d.a, d.b)) for name in ("cross-entropy", "Kullback-Leibler")
+            ):
+                yield Match(f"a is {shown(d.a)}, b is {shown(d.b)}", (d,), weight=1.2)
 
 
 @register(SECTION)

@@ -35,7 +35,8 @@ class ClassWeightsDivided(OptionCause):
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
         smooth = difference.options_a["smoothing"] and difference.options_b["smoothing"]
         both_torch = evidence.about_a.framework == evidence.about_b.framework == "torch"
-        return not smooth and not both_torch
+        missing = any(d.option == "class_weight" for d in evidence.differences)
+        return not smooth and not both_torch and not missing
 
 
 @register(SECTION)
@@ -77,6 +78,44 @@ class SmoothedWeights(OptionCause):
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
         return bool(difference.options_a["smoothing"] and difference.options_b["smoothing"])
+
+
+@register(SECTION)
+class ClassWeightsMissing(OptionCause):
+    number, name = 61, "class-weights-missing"
+    title = "Class weights on one side only"
+    text = "One side weighs positions by their class, the other does not; then also what a mean divides by differs."
+    torch = "torch.nn.CrossEntropyLoss(weight=w)"
+    tf = "loss(y, x, sample_weight=tf.gather(w, y))  # reduction='mean_with_sample_weight' divides as PyTorch does"
+    option = "class_weight"
+    values = (None,)
+    weight = 1.4
+
+
+@register(SECTION)
+class PositiveWeightMissing(OptionCause):
+    number, name = 61, "class-weights-missing"
+    title, text, torch, tf = (
+        "The weight of positives on one side only",
+        "One side weighs the positive class (pos_weight), the other does not.",
+        "torch.nn.BCEWithLogitsLoss(pos_weight=w)", "tf.nn.weighted_cross_entropy_with_logits(y, x, pos_weight=w)",
+    )  # fmt: skip
+    option = "pos_weight"
+    values = (1.0,)
+    weight = 1.4
+
+
+@register(SECTION)
+class IgnoredAsClass(OptionCause):
+    number, name = 44, "ignore-index-missing"
+    title, text, torch, tf = (
+        "An ignored label counts as the first class on one side",
+        "The label that stands for 'no class' was replaced by 0 and not masked, so it trains the first class.",
+        "torch.nn.CrossEntropyLoss(ignore_index=k)",
+        "keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=k)",
+    )  # fmt: skip
+    option = "ignored"
+    values = ("counted as the first class",)
 
 
 @register(SECTION)
@@ -237,7 +276,7 @@ class Reduction(OptionCause):
         "samples): the factor is the number of elements, so the step size changes with the batch."
     )
     torch = "torch.nn.CrossEntropyLoss(reduction='mean')"
-    tf = "keras.losses.Loss(reduction='sum_over_batch_size')"
+    tf = "keras.losses.MeanSquaredError(reduction='sum_over_batch_size')  # any loss of Keras has it"
     option = "reduction"
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
@@ -264,7 +303,7 @@ class SampleWeights(OptionCause):
         "weights' sum."
     )
     torch = "loss = (w * per).sum() / per.numel()  # or / w.sum(): the same on both sides"
-    tf = "keras.losses.Loss(reduction='mean_with_sample_weight')  # divides by the sum of the weights"
+    tf = "keras.losses.MeanSquaredError(reduction='mean_with_sample_weight')  # any loss of Keras has it"
     option = "weighting"
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:

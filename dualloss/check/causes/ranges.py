@@ -55,8 +55,8 @@ class LogitRecovery(OptionCause):
     text = (
         "A model that ends in a softmax, with a loss of probabilities: the TensorFlow backend of Keras goes back "
         "to the "
-        "logits, so nothing saturates; on other backends and in PyTorch the loss stops at about 16, with gradient 0. "
-        "Both agree until then."
+        "logits, so nothing saturates; where probabilities are clipped, as on Keras' other backends, the loss stops at "
+        "about 16, with gradient 0. Both agree until then."
     )
     torch = "criterion = torch.nn.CrossEntropyLoss()  # and no softmax in the model"
     tf = "keras.losses.CategoricalCrossentropy(from_logits=True)  # and no softmax in the model"
@@ -64,7 +64,7 @@ class LogitRecovery(OptionCause):
     weight = 1.3
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
-        return _recovers(evidence)
+        return _recovers(evidence) and all(d.option != "reads" for d in evidence.differences)
 
 
 @register(SECTION)
@@ -88,8 +88,7 @@ class Twice(OptionCause):
     option = "reads"
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
-        twice = [v for v in difference.values if "twice" in str(v)]
-        return len(twice) == 1 and not _recovers(evidence)
+        return sum("twice" in str(v) for v in difference.values) == 1
 
 
 @register(SECTION)
@@ -115,7 +114,23 @@ class WrongInputs(OptionCause):
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
         twice = any("twice" in str(v) for v in difference.values)
         rates = difference.family in ("Poisson loss", "Kullback-Leibler divergence")
-        return not twice and not rates and not _recovers(evidence)
+        recovered = _recovers(evidence) and difference.values == {"logits", "probabilities"}
+        activations = all(str(v).startswith("logits, ") for v in difference.values)
+        return not twice and not rates and not recovered and not activations
+
+
+@register(SECTION)
+class Activation(OptionCause):
+    number, name = 63, "softmax-or-sigmoid"
+    title = "A softmax over the classes on one side, a sigmoid of each on the other"
+    text = "Both take logits, but make other probabilities of them: those of a softmax add up to 1 over the classes."
+    torch = "p = x.softmax(1)  # or x.sigmoid(), the same on both sides"
+    tf = "p = tf.nn.softmax(x)  # or tf.sigmoid(x)"
+    family = ("overlap",)
+    option = "reads"
+    values = ("logits, softmax",)
+    against = ("logits, sigmoid",)
+    weight = 1.1
 
 
 @register(SECTION)

@@ -112,8 +112,8 @@ class LabelOutOfRange(Cause):
     tf = "keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)"
 
     def find(self, evidence: Evidence) -> Iterator[Match]:
-        if evidence.rows and None in (evidence.rows[0].a.value, evidence.rows[0].b.value):
-            return
+        if not evidence.rows[0].value_same or None in (evidence.rows[0].a.value, evidence.rows[0].b.value):
+            return  # everything differs: that it does here too says nothing
         rows = [row for row in evidence.of("labels") if not row.value_same]
         silent = bool(rows)  # where one side raises, nobody trains on it unseen
         rows = rows or [row for row in evidence.of("labels") if row.edge is not None]
@@ -190,9 +190,16 @@ class Structural(OptionCause):
     title = "SSIM: windows inside the image only, or over its border too"
     text = "tf.image.ssim is kornia's padding='valid'; kornia's default is 'same'."
     torch = "kornia.losses.SSIMLoss(11, padding='valid')"
-    tf = "tf.image.ssim(t, x, max_val=1.0)"
+    tf = "(1 - tf.image.ssim(t, x, max_val=1.0)) / 2  # what kornia's loss is"
     family = ("structural similarity",)
     option = "padding"
+
+
+@register(SECTION)
+class StructuralForm(Structural):
+    title = "SSIM: the loss is 1 - s, (1 - s) / 2 or s itself"
+    text = "kornia's SSIMLoss is (1 - s) / 2; tf.image.ssim is the similarity s, which grows as images agree."
+    option = "form"
 
 
 @register(SECTION)

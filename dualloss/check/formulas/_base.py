@@ -26,6 +26,7 @@ class Family:
         numbers: options whose values may also be numbers found in the settings of the losses, by the words that their
             names contain.
         only_if: options that say nothing but where this holds of those before them.
+        linear: an option of which the loss is a linear function, so that its value can be told from a loss.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family:
     applies: Callable[[Case], bool]
     numbers: Mapping[str, tuple[str, ...]]
     only_if: Mapping[str, Callable[[dict[str, Any], Case], bool]]
+    linear: str | None = None
 
     def variants(self, case: Case, settings: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """All combinations of options."""
@@ -45,6 +47,11 @@ class Family:
                 inside = case.classes is not None and 0 <= case.ignore_index < case.classes
                 choices[option] = [case.ignore_index, *([None] if inside else [])]
                 continue
+            if option == "weights":
+                for found in settings:
+                    pair = found.get("alpha"), found.get("beta")
+                    if all(_is_number(v) for v in pair):
+                        more += [p for p in (_as(pair), _as(pair[::-1])) if p not in more]
             for found in settings:
                 for key, number in found.items():
                     wanted = any(word in key for word in self.numbers.get(option, ()))

@@ -45,12 +45,18 @@ def cross_entropy(
         log = log_softmax(np.exp(log_softmax(x)))
     else:
         log = log_softmax(x)
-    over = {"classes": classes, "first spatial axis": x.shape[1], "last spatial axis": x.shape[-2]}[smoothed_over]
+    over = classes
+    if smoothed_over in ("first spatial axis", "last spatial axis"):
+        over = x.shape[1 if smoothed_over == "first spatial axis" else -2]
     valid = np.ones(t.shape[:-1], bool)
-    if probe.labels and ignore is not None and ignored != "not at all":
+    if probe.labels and ignore is not None and ignored == "counted as the first class":
+        t[probe.target == ignore, 0] = 1.0
+    elif probe.labels and ignore is not None:
         valid = probe.target != ignore
     w = np.ones(classes) if class_weight is None or len(class_weight) != classes else np.asarray(class_weight)
     of_label = (t * w).sum(-1)
+    if smoothed_over == "the other classes":
+        t, smoothing = t * (1 - smoothing) + (1 - t) * smoothing / (classes - 1), 0.0
     finite = np.where(t == 0, 0.0, t * -log) if reads != "logits" else t * -log
     if smoothing:
         if weighted == "by the label, smoothed outside":  # Keras: the weight of a sample, after smoothing
@@ -79,11 +85,11 @@ CROSS_ENTROPY = Family(
         "reads": ("logits", "logits, softmax twice", "probabilities", "log-probabilities"),
         "clip": ("no", "sum to 1, 1e-07", "1e-07, sum to 1", "1e-07", "sum to 1"),
         "smoothing": (0.0,),
-        "smoothed_over": ("classes", "first spatial axis", "last spatial axis"),
+        "smoothed_over": ("classes", "the other classes", "first spatial axis", "last spatial axis"),
         "class_weight": (None,),
         "weighted": ("divided by elements", "divided by the sum of weights", "by the label, smoothed outside"),
         "ignore": (None,),
-        "ignored": ("left out", "divided by all", "not at all"),
+        "ignored": ("left out", "divided by all", "counted as the first class"),
         "empty": ("nan", "0"),
         "reduction": ("mean", "sum", "sum, mean over samples"),
         "weighting": ("elements", "sum of weights", "last axis", "ignored"),
@@ -92,7 +98,7 @@ CROSS_ENTROPY = Family(
     {"smoothing": ("smooth",), "class_weight": ("weight",)},
     {
         "clip": lambda o, _: o["reads"] == "probabilities",
-        "smoothed_over": lambda o, case: bool(o["smoothing"] and case.spatial),
+        "smoothed_over": lambda o, _: bool(o["smoothing"]),
         "weighted": lambda o, _: o["class_weight"] is not None,
         "ignored": lambda o, _: o["ignore"] is not None,
         "empty": lambda o, _: o["ignore"] is not None,
@@ -102,11 +108,15 @@ CROSS_ENTROPY = Family(
 
 
 def binary_cross_entropy(
-    probe: Probe, activation: str, *, reads: str, clip: str, smoothing: float, smoothing_form: str, pos_weight: float,
-    reduction: str, weighting: str,
+    probe: Probe, activation: str, *, reads: str, clip: str, smoothing: float, smoothing_form: str,
+    pos_weight: float | tuple[float, ...], reduction: str, ignore: int | None, ignored: str, weighting: str,
 ) -> float:  # fmt: skip
     """`-(w t log p + (1 - t) log(1 - p))`."""
     x, t = activated(probe, activation), one_hot(probe)
+    valid = np.ones(t.shape, bool)
+    if ignore is not None:
+        valid &= (probe.target != ignore)[..., None] if probe.labels else probe.target != ignore
+        t = np.where(valid, t, 0.0)
     if smoothing:
         t = t * (1 - smoothing) + (smoothing / 2 if smoothing_form == "towards 1/2" else smoothing * (1 - t))
     if reads == "probabilities":
@@ -114,13 +124,16 @@ def binary_cross_entropy(
         yes, no = np.log(p), np.log1p(-p)
         if clip == "log at -100":
             yes, no = np.maximum(yes, -100.0), np.maximum(no, -100.0)
+        each = -(np.where(t == 0, 0.0, np.asarray(pos_weight) * t * yes) + np.where(t == 1, 0.0, (1 - t) * no))
     else:
         z = sigmoid(x) if reads == "logits, sigmoid twice" else x
         yes, no = -np.logaddexp(0.0, -z), -np.logaddexp(0.0, z)
-    each = -(np.where(t == 0, 0.0, pos_weight * t * yes) + np.where(t == 1, 0.0, (1 - t) * no))
-    if reads != "probabilities":
-        each = -(pos_weight * t * yes + (1 - t) * no)
-    return reduced(each, reduction, probe.weight, weighting)
+        each = -(np.asarray(pos_weight) * t * yes + (1 - t) * no)
+    each = np.where(valid, each, 0.0)
+    if reduction == "mean of sums over classes":
+        return float(each.sum() / (each.size / each.shape[-1])) if probe.channels else float(each.mean())
+    share = valid.mean() if ignored == "left out" and reduction == "mean" else 1.0
+    return reduced(each, reduction, probe.weight, weighting) / share if share else float("nan")
 
 
 BINARY_CROSS_ENTROPY = Family(
@@ -132,7 +145,9 @@ BINARY_CROSS_ENTROPY = Family(
         "smoothing": (0.0,),
         "smoothing_form": ("towards 1/2", "towards the other class"),
         "pos_weight": (1.0,),
-        "reduction": ("mean", "sum", "sum, mean over samples"),
+        "reduction": ("mean", "sum", "sum, mean over samples", "mean of sums over classes"),
+        "ignore": (None,),
+        "ignored": ("left out", "divided by all"),
         "weighting": ("elements", "sum of weights", "last axis", "ignored"),
     },
     _binary,
@@ -141,7 +156,9 @@ BINARY_CROSS_ENTROPY = Family(
         "clip": lambda o, _: o["reads"] == "probabilities",
         "smoothing_form": lambda o, _: o["smoothing"] != 0,
         "weighting": lambda _, case: case.weights != "none",
+        "ignored": lambda o, _: o["ignore"] is not None,
     },
+    "pos_weight",
 )
 
 
@@ -186,7 +203,7 @@ FOCAL = Family(
     {
         "reads": ("logits", "probabilities"),
         "structure": ("softmax", "one against the rest"),
-        "gamma": (2.0, 0.0, 1.0, 3.0),
+        "gamma": (2.0, 1.0, 3.0),
         "alpha": (None, 0.25),
         "balance": ("the same for all classes", "1 - alpha for the first class"),
         "average": ("positions", "positions and classes", "sum", "sum of means over positions"),
@@ -223,7 +240,7 @@ BINARY_FOCAL = Family(
     binary_focal,
     {
         "reads": ("logits", "probabilities"),
-        "gamma": (2.0, 0.0, 1.0, 3.0),
+        "gamma": (2.0, 1.0, 3.0),
         "alpha": (None, 0.25, 0.5, 0.75),
         "reduction": ("mean", "sum"),
         "clip": ("no", "1e-07"),

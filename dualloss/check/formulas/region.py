@@ -41,6 +41,8 @@ def overlap(
     (a, b), (top, bottom) = weights, smooth
     if kind == "dice":
         above, under = 2 * both + top, p_size + t_size + bottom
+    elif kind == "dice without the 2":
+        above, under = both + top, p_size + t_size + bottom
     elif kind == "jaccard":
         above, under = both + top, p_size + t_size - both + bottom
     else:
@@ -49,6 +51,9 @@ def overlap(
         under = np.maximum(under, 1e-7)
     score = above / under
     each = -np.log(np.maximum(score, 1e-7)) if log == "yes" else 1 - score
+    if absent == "left out of the mean":
+        there = np.asarray(t.sum(axes) > 0)
+        return float(np.mean(np.where(there, each, 0.0).sum(-1) / np.maximum(there.sum(-1), 1)))
     if absent != "as it comes":
         each = each * (t.sum(axes) > 0)
     if power != 1.0:
@@ -61,14 +66,20 @@ OVERLAP = Family(
     overlap,
     {
         "reads": ("probabilities", "logits, sigmoid", "logits, softmax"),
-        "kind": ("dice", "jaccard", "tversky"),
+        "kind": ("dice", "jaccard", "tversky", "dice without the 2"),
         "over": ("everything", "the batch, by class", "samples and classes", "samples"),
         "smooth": ((0.0, 0.0), (1e-7, 1e-7), (1e-6, 1e-6), (1e-5, 1e-5), (1.0, 1.0), (0.0, 1e-7), (0.0, 1e-5)),
         "weights": ((0.5, 0.5), (0.3, 0.7), (0.7, 0.3)),
         "squared": ("no", "both squared"),
-        "absent": ("as it comes", "0, denominator at least 1e-7", "denominator at least 1e-7", "0"),
+        "absent": (
+            "as it comes",
+            "0, denominator at least 1e-7",
+            "denominator at least 1e-7",
+            "0",
+            "left out of the mean",
+        ),
         "background": ("counts", "left out"),
-        "power": (1.0,),
+        "power": (1.0, 0.75, 4 / 3, 2.0),
         "log": ("no",),
     },
     _masks,
@@ -76,6 +87,7 @@ OVERLAP = Family(
     {
         "weights": lambda o, _: o["kind"] == "tversky",
         "squared": lambda o, _: o["kind"] != "tversky",
+        "power": lambda o, _: o["kind"] == "tversky",
         "background": lambda _, case: case.classes is not None and case.classes > 1,
     },
 )

@@ -15,7 +15,7 @@ def _any(case: Case) -> bool:
 
 def difference(
     probe: Probe, activation: str, *, kind: str, delta: float, factor: float, reduction: str, weighting: str,
-    broadcast: str,
+    broadcast: str, root: str,
 ) -> float:  # fmt: skip
     """A function of `x - t`, added up."""
     x, t = activated(probe, activation), one_hot(probe)
@@ -40,7 +40,10 @@ def difference(
         each = 100.0 * size / np.maximum(np.abs(t), 1e-7)
     else:
         each = (np.log1p(np.maximum(x, 1e-7)) - np.log1p(np.maximum(t, 1e-7))) ** 2
-    return factor * reduced(each, reduction, probe.weight, weighting)
+    if root == "of each sample's mean":
+        return factor * float(np.sqrt(each.reshape(len(each), -1).mean(1)).mean())
+    found = factor * reduced(each, reduction, probe.weight, weighting)
+    return float(np.sqrt(found)) if root == "of the mean" else found
 
 
 DIFFERENCE = Family(
@@ -53,6 +56,7 @@ DIFFERENCE = Family(
         "reduction": ("mean", "sum", "sum, mean over samples"),
         "weighting": ("elements", "sum of weights", "last axis", "ignored"),
         "broadcast": ("no", "(N,) against (N, 1)"),
+        "root": ("no", "of the mean", "of each sample's mean"),
     },
     _any,
     {"delta": ("delta", "beta")},
@@ -60,6 +64,7 @@ DIFFERENCE = Family(
         "delta": lambda o, _: o["kind"] in ("Huber", "smooth L1"),
         "weighting": lambda _, case: case.weights != "none",
         "broadcast": lambda _, case: case.classes is None and not case.spatial,
+        "root": lambda o, _: o["kind"] == "squared" and o["reduction"] == "mean" and o["factor"] == 1.0,
     },
 )
 
