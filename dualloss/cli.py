@@ -1,4 +1,4 @@
-"""The command line: ``dualloss parity | exhaustive | gpu``."""
+"""The command line: ``dualloss parity | exhaustive | gpu | diff | check-recording``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .check.cli_recordings import add_commands
 
 if TYPE_CHECKING:
     from .parity.runner import Report
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     gpu = commands.add_parser("gpu", help="parity, exhaustive scans and timings on every device here, in one call")
     _parity_options(gpu)
     gpu.set_defaults(run=_gpu)
+    add_commands(commands)
     return parser
 
 

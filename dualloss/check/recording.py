@@ -138,6 +138,22 @@ def channels_last(array: Array, axis: int | None) -> Array:
     return array if axis is None or array.ndim < 2 else np.moveaxis(array, axis, -1)
 
 
+RESERVED = ("input", "target", "sample_weight", "loss", "upstream", "gradient")
+
+
+def check_name(name: object) -> str:
+    """The name of a tensor.
+
+    Raises:
+        TypeError, ValueError: no text, or one that the loss's arrays have.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}, expected a string")
+    if not name or name in RESERVED or name.startswith(("terms/", "weights/")):
+        raise ValueError(f"name is {name!r}, expected another than {', '.join(RESERVED)}, terms/... and weights/...")
+    return name
+
+
 # --- How a loss is called
 
 TARGETS = frozenset(
@@ -210,7 +226,7 @@ class Convention:
 class Writer:
     """Writes a recording.
 
-    A step ends with :meth:`next`, or where something comes that it has already. What concerns the disk never stops a
+    A step ends with :meth:`next`, or where something begins that it has already. What concerns the disk never stops a
     training: an OSError ends the recording, with a RuntimeWarning.
 
     Args:
@@ -300,35 +316,38 @@ class Writer:
         with self._disk():
             self._write_meta()
 
-    def take(self, name: str) -> bool:
-        """Whether to :meth:`add` an array of this name now. If the present step has it, the next step begins."""
-        with self._lock:
-            if name in self._seen:
-                self.next()
-            self._seen.add(name)
-            return self.chosen
+    def begin(self, mark: str) -> int | None:
+        """The number of the step that what is marked so belongs to, or None if that step is not stored.
 
-    def late(self, number: int, name: str) -> bool:
-        """As :meth:`take`, of what comes after the rest of its step: only of the present one, and once."""
+        If the present step has the mark already, the next one begins.
+        """
         with self._lock:
-            if number != self.number or name in self._seen or not self.chosen:
-                return False
-            self._seen.add(name)
-            return True
+            if mark in self._seen:
+                self.next()
+            self._seen.add(mark)
+            return self.number if self.chosen else None
 
     def note(self, **values: Any) -> None:
         """Something about the present step: JSON values."""
         self._notes |= values
 
-    def add(self, name: str, array: Array, *, dtype: str | None = None, channel_axis: int | None = None) -> None:
-        """Store an array of the present step, channels last.
+    def put(
+        self, number: int, name: str, array: Array, *, dtype: str | None = None, channel_axis: int | None = None
+    ) -> None:
+        """Store an array of the present step, channels last. What comes too late, or a second time, is left out.
 
         Args:
+            number: the step that it belongs to.
             name: its name.
             array: of NumPy's dtypes or ``ml_dtypes.bfloat16``.
             dtype: "bfloat16" if ``array`` has the bits of it; None: that of the array.
             channel_axis: the axis that holds channels; None: there is none.
+
+        Raises:
+            TypeError: an array of another dtype.
         """
+        if number != self.number or name in self._arrays or not self.chosen:
+            return
         raw, found = plain(array)
         dtype = dtype or found
         last = channels_last(raw, channel_axis)

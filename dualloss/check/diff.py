@@ -1,0 +1,703 @@
+"""What of two recorded trainings diverged first: data, targets, logits, loss, gradient or update."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from .recording import Recording, RecordingError, Step, Stored
+from .relations import (
+    EPSILON,
+    TOLERANCES,
+    Array,
+    allowed,
+    as_pair,
+    difference_text,
+    factor_text,
+    find_order,
+    fit_factor,
+    fit_line,
+    json_ready,
+    labels_text,
+    number,
+    order_text,
+    read_target,
+    relative,
+    same_bits,
+    scaled_text,
+    share_differing,
+    turned_text,
+)  # fmt: skip
+
+STAGES = ("data", "targets", "sample weights", "logits", "loss", "gradient", "update")
+"""What can diverge, each before what follows from it; beside them "rounding", which is no one's fault."""
+
+JUMP = 100.0
+"""By how much rounding does not grow in one step."""
+
+
+@dataclass(frozen=True)
+class LossArrays:
+    """What a recording has of a loss at a step, whole, the channels last; bfloat16 as float32."""
+
+    input: Array
+    target: Array
+    sample_weight: Array
+    loss: Array
+    gradient: Array
+    upstream: Array
+    framework: str
+    kind: str
+
+
+Explain = Callable[[LossArrays, LossArrays], str]
+"""Says why two losses of the same input and target differ."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the difference of a quantity grows.
+
+    Attributes:
+        first, last: the relative differences at the first and the last common step that have it.
+        doubling: in how many steps it doubles, by a straight line through its logarithm; None: it does not grow, or
+            there are fewer than three steps with a difference.
+        shape: "exponential", as rounding grows in a training; "power": as a constant difference of every update adds
+            up; None as for ``doubling``.
+    """
+
+    first: float
+    last: float
+    doubling: float | None
+    shape: str | None
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """What diverged first.
+
+    Attributes:
+        a, b: the recordings' folders.
+        stage: one of :data:`STAGES`, or "rounding" if the runs drift apart from rounding alone; None: nothing diverged.
+        step: the step at which it shows.
+        same_bits: whether everything that both recordings have is the same to the bit.
+        verdict: the same in a sentence.
+        findings: how it diverged.
+        notes: what else is to be known.
+        explanation: why the losses differ, where that was asked for.
+        growth: by quantity.
+        series: the relative differences by quantity and step.
+    """
+
+    a: str
+    b: str
+    stage: str | None
+    step: int | None
+    same_bits: bool
+    verdict: str
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    explanation: str | None
+    growth: dict[str, Growth]
+    series: dict[str, dict[int, float]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing diverged, but for rounding within the tolerances."""
+        return self.stage is None
+
+    def text(self) -> str:
+        """The report, the verdict first."""
+        lines = [self.verdict, *(f"  {finding}" for finding in self.findings)]
+        if self.explanation is not None:
+            lines += ["", self.explanation]
+        if self.series:
+            lines += ["", "relative differences", *_table(self.series)]
+        grown = [f"  {name}: {_growth_text(growth)}" for name, growth in self.growth.items() if growth.last > 0]
+        if grown:
+            lines += ["", "growth", *grown]
+        if self.notes:
+            lines += ["", *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> str:
+        """The report as JSON; NaN and infinities are strings."""
+        return json.dumps(json_ready({"ok": self.ok, **asdict(self)}), indent=2, allow_nan=False)
+
+
+def diff(
+    a: Recording | str | os.PathLike[str],
+    b: Recording | str | os.PathLike[str],
+    *,
+    explain: Explain | None = None,
+) -> DiffReport:
+    """Compare two recordings, step by step of the same number.
+
+    Args:
+        a, b: recordings, or their folders; of the same framework or of both.
+        explain: called with what both recorded of the loss, if that is what diverged and the arrays are whole.
+
+    Raises:
+        RecordingError: what is there is no recording, or there is no common step.
+    """
+    first, second = (r if isinstance(r, Recording) else Recording(r) for r in (a, b))
+    return _Comparison(first, second, explain).report()
+
+
+# --- The comparison
+
+
+@dataclass
+class _Found:
+    stage: str
+    step: int
+    findings: list[str] = field(default_factory=list)
+    extra: str = ""
+
+
+class _Comparison:
+    def __init__(self, a: Recording, b: Recording, explain: Explain | None) -> None:
+        self.a, self.b, self.explain = a, b, explain
+        self.steps = [number for number in a.steps if number in b.steps]
+        if not self.steps:
+            raise RecordingError(
+                f"the recordings have no step in common: {str(a.path)!r} has {_numbers(a)}, {str(b.path)!r} "
+                f"{_numbers(b)}, expected some of the same number (record both with the same steps= or every=)"
+            )
+        self.notes: dict[str, None] = {}
+        self.series: dict[str, dict[int, float]] = {}
+        self.bits = True
+        self.bits_until: list[int] = []
+        self.explanation: str | None = None
+
+    def report(self) -> DiffReport:
+        self._about()
+        found: _Found | None = None
+        for step in self.steps:
+            x, y = self.a.steps[step], self.b.steps[step]
+            before = self.bits
+            found_here = self._step(x, y)
+            if found is None:
+                found = found_here
+            if before and self.bits:
+                self.bits_until.append(step)
+        if found is not None and found.stage == "loss":
+            self._explain(found)
+        growth = {name: _grow(values) for name, values in self.series.items()}
+        return DiffReport(
+            str(self.a.path), str(self.b.path), None if found is None else found.stage,
+            None if found is None else found.step, self.bits, self._verdict(found),
+            () if found is None else tuple(found.findings), tuple(self.notes), self.explanation, growth, self.series,
+        )  # fmt: skip
+
+    def _about(self) -> None:
+        for name, recording in (("a", self.a), ("b", self.b)):
+            for line in (*recording.limits, *recording.dropped):
+                self._note(f"{name}: {line}")
+            if not recording.meta.get("closed", False):
+                self._note(f"{name} was not closed: it was cut off, or the training goes on")
+        if len(self.a.steps) != len(self.steps) or len(self.b.steps) != len(self.steps):
+            self._note(
+                f"{len(self.steps)} steps are in both; a has {len(self.a.steps)}, b has {len(self.b.steps)}"
+            )  # fmt: skip
+        specs = [r.loss.get("spec") for r in (self.a, self.b)]
+        for option in ("spec", "reduction", "numerics"):
+            values = [r.loss.get(option) for r in (self.a, self.b)]
+            if all(specs) and values[0] != values[1]:
+                self._note(
+                    f"the losses were made with another {option}: {_short(values[0])} against {_short(values[1])}"
+                )
+
+    def _note(self, text: str) -> None:
+        self.notes.setdefault(text)
+
+    def _verdict(self, found: _Found | None) -> str:
+        count = f"{len(self.steps)} step{'s' if len(self.steps) > 1 else ''}"
+        if found is None:
+            return f"same bits: {count}" if self.bits else f"same within rounding: {count}"
+        if found.stage == "rounding":
+            return f"the runs drift apart from rounding: nothing diverged at once ({found.extra})"
+        names = {
+            "data": "the data", "targets": "the targets", "sample weights": "the sample weights",
+            "logits": "the logits, so the model", "loss": "the loss", "gradient": "the gradient of the loss",
+            "update": "the update",
+        }  # fmt: skip
+        return f"diverged first: {names[found.stage]}, at step {found.step}"
+
+    # Each stage returns what it found, or None.
+
+    def _step(self, x: Step, y: Step) -> _Found | None:
+        found = None
+        for check in (
+            self._data, self._targets, self._weights, self._logits, self._loss, self._gradient, self._update
+        ):  # fmt: skip
+            found_here = check(x, y)
+            found = found or found_here
+        return found
+
+    def _compare(self, quantity: str, x: Step, y: Step, name: str) -> tuple[Stored, Stored, float] | None:
+        """Both arrays of a name and their relative difference (NaN: they cannot be compared); None: not in both."""
+        a, b = x.arrays.get(name), y.arrays.get(name)
+        if a is None or b is None:
+            if a is not b:
+                self._note(f"{'a' if b is None else 'b'} alone has {name!r}")
+            return None
+        return a, b, self._measure(quantity, x.number, a, b)
+
+    def _measure(self, quantity: str, step: int, a: Stored, b: Stored) -> float:
+        if same_bits(a, b):
+            found = 0.0
+        else:
+            pair = as_pair(a, b)
+            found = math.nan if pair is None else relative(pair[0], pair[1])
+            self.bits = False
+            if found == 0 and not (a.whole and b.whole):
+                found = abs((a.statistics.norm or 0) - (b.statistics.norm or 0)) / max(b.statistics.norm or 0, 1e-300)
+        row = self.series.setdefault(quantity, {})
+        row[step] = max(found, row.get(step, 0.0)) if not math.isnan(found) else math.inf
+        return found
+
+    def _data(self, x: Step, y: Step) -> _Found | None:
+        found = None
+        names = [n for n in (*x.arrays, *(n for n in y.arrays if n not in x.arrays)) if _is_data(n)]
+        for name in names:
+            compared = self._compare("data", x, y, name)
+            if compared is None or compared[2] <= allowed("data", *compared[:2]):
+                continue
+            a, b, size = compared
+            texts = [f"{name}: {text}" for text in self._relation(a, b, "data")]
+            found = found or _Found("data", x.number, texts or [f"{name}: {difference_text(a, b, size)}"])
+            if len(found.findings) == 1 and (moved := self._elsewhere(x, name)):
+                found.findings.append(moved)
+        return found
+
+    def _relation(self, a: Stored, b: Stored, quantity: str) -> list[str]:
+        pair = as_pair(a, b)
+        if pair is None or not (a.whole and b.whole):
+            return []
+        x, y, _ = pair
+        tolerance = allowed(quantity, a, b)
+        order = find_order(x, y, tolerance)
+        if order is not None:
+            return [order_text(order)]
+        channels = x.ndim > 2
+        text = turned_text(x, y, channels, tolerance) or scaled_text(x, y, channels, max(tolerance, 1e-5))
+        return [text] if text else []
+
+    def _elsewhere(self, x: Step, name: str) -> str | None:
+        """Whether another step of b has what this one of a has."""
+        wanted = x.arrays[name]
+        for step in self.b.steps.values():
+            other = step.arrays.get(name)
+            if other is not None and step.number != x.number and same_bits(wanted, other):
+                return f"a's step {x.number} is b's step {step.number}: the batches come in another order"
+        return self._samples(name)
+
+    def _samples(self, name: str) -> str | None:
+        """Whether all common steps together have the same samples, in another order."""
+        bags: list[list[bytes]] = []
+        for recording in (self.a, self.b):
+            bag: list[bytes] = []
+            for step in self.steps:
+                array = recording.steps[step].arrays.get(name)
+                if array is None or not array.whole or not array.shape:
+                    return None
+                bag += [row.tobytes() for row in np.ascontiguousarray(array.values())]
+            bags.append(sorted(bag))
+        few = len(set(bags[0])) < 0.5 * len(bags[0])  # such as single labels: chance would do
+        return None if few or bags[0] != bags[1] else "all steps together have the same samples, in another order"
+
+    def _targets(self, x: Step, y: Step) -> _Found | None:
+        a, b = x.arrays.get("target"), y.arrays.get("target")
+        if a is None or b is None:
+            self._compare("targets", x, y, "target")
+            return None
+        if same_bits(a, b):
+            self._measure("targets", x.number, a, b)
+            return None
+        left, right = read_target(x), read_target(y)
+        if left is None or right is None:
+            size = self._measure("targets", x.number, a, b)
+            if size <= allowed("data", a, b):
+                return None
+            return _Found("targets", x.number, [difference_text(a, b, size)])
+        if left.encoding != right.encoding:
+            self._note(f"the targets are encoded differently: a {left.encoding}; b {right.encoding}")
+        row = self.series.setdefault("targets", {})
+        if left.labels is not None and right.labels is not None and left.labels.shape == right.labels.shape:
+            row[x.number] = share_differing(left.labels, right.labels)
+            self.bits &= row[x.number] == 0
+            if row[x.number] == 0:
+                return None
+            order = find_order(left.labels, right.labels, 0.0)
+            texts = [labels_text(left.labels, right.labels)]
+            turned = turned_text(left.labels, right.labels, False, 0.0)
+            if order is not None and "differ" in texts[0]:
+                return self._ordered(x, y, order, left.labels, right.labels)
+            if turned is not None and "differ" in texts[0]:
+                texts = [turned]
+            return self._moved(x, y, _Found("targets", x.number, texts))
+        size = self._measure("targets", x.number, a, b)
+        if size <= allowed("data", a, b):
+            return None
+        if left.values.shape == right.values.shape:
+            order = find_order(left.values, right.values, allowed("data", a, b))
+            if order is not None:
+                return self._ordered(x, y, order, left.values, right.values)
+        texts = self._relation(a, b, "data")
+        return self._moved(x, y, _Found("targets", x.number, texts or [difference_text(a, b, size)]))
+
+    def _moved(self, x: Step, y: Step, found: _Found) -> _Found:
+        """If another batch has these targets, it is the data that differ, unless those were recorded, and same."""
+        if "differ" in found.findings[0] and (moved := self._elsewhere(x, "target")):
+            found.findings.append(moved)
+            if not any(_is_data(name) and name in y.arrays for name in x.arrays):
+                found.stage = "data"
+        return found
+
+    def _ordered(self, x: Step, y: Step, order: Array, left: Array, right: Array) -> _Found:
+        """Targets in another order: with the data and the logits, or against them."""
+        if any(_is_data(name) and name in y.arrays for name in x.arrays):
+            text = f"{order_text(order)}; but the data come in the same order"
+            return _Found("targets", x.number, [text])
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if a is not None and b is not None and a.whole and b.whole and a.shape == b.shape:
+            with_data = find_order(a.values(), b.values(), 10 * allowed("logits", a, b))
+            if with_data is not None and np.array_equal(left, right[with_data]):
+                return _Found("data", x.number, [f"{order_text(with_data)} (targets and logits alike)"])
+            if relative(a.values(), b.values()) <= allowed("logits", a, b):
+                text = f"{order_text(order)}; but the logits come in the same order"
+                return _Found("targets", x.number, [text])
+        return _Found("targets", x.number, [order_text(order)])
+
+    def _weights(self, x: Step, y: Step) -> _Found | None:
+        compared = self._compare("sample weights", x, y, "sample_weight")
+        if compared is None:
+            only = [name for name, step in (("a", x), ("b", y)) if "sample_weight" in step.arrays]
+            return _Found("sample weights", x.number, [f"{only[0]} alone has sample weights"]) if only else None
+        a, b, size = compared
+        if size <= allowed("data", a, b):
+            return None
+        return _Found("sample weights", x.number, self._relation(a, b, "data") or [difference_text(a, b, size)])
+
+    def _logits(self, x: Step, y: Step) -> _Found | None:
+        first_tensor = self._tensors(x, y)
+        compared = self._compare("logits", x, y, "input")
+        if compared is None or compared[2] <= allowed("logits", *compared[:2]):
+            return None
+        a, b, size = compared
+        texts = self._activation(a, b) or self._relation(a, b, "logits") or [difference_text(a, b, size)]
+        if first_tensor:
+            texts.append(first_tensor)
+        if not any(_is_data(name) and name in y.arrays for name in x.arrays):
+            texts.append("the data was not recorded in both: it could be that, too (rec.tensor('data', x))")
+        if x.number == self.steps[0]:
+            return _Found("logits", x.number, texts)
+        return self._later("logits", x.number, texts, "input")
+
+    def _tensors(self, x: Step, y: Step) -> str | None:
+        """The first of the other tensors that differs, in the order in which a recorded them."""
+        first = None
+        for name in x.arrays:
+            if name not in _OF_LOSS and not name.startswith(("terms/", "weights/")) and not _is_data(name):
+                compared = self._compare(f"tensor {name}", x, y, name)
+                if first is None and compared is not None and not compared[2] <= allowed("logits", *compared[:2]):
+                    first = f"the first tensor that differs is {name!r}: {difference_text(*compared)}"
+        return first
+
+    def _activation(self, a: Stored, b: Stored) -> list[str]:
+        """Whether one has gone through a softmax or a sigmoid, and the other has not."""
+        if not (a.whole and b.whole) or a.shape != b.shape:
+            return []
+        values = [w.values().astype(np.float64) for w in (a, b)]
+        if not all(np.isfinite(v).all() for v in values):
+            return []
+        tolerance = 10 * allowed("logits", a, b)
+        for (name, u), (other, v) in (("a", values[0]), ("b", values[1])), (("b", values[1]), ("a", values[0])):
+            powers = np.exp(u - u.max(-1, keepdims=True))
+            softmax = powers / powers.sum(-1, keepdims=True)
+            with np.errstate(all="ignore"):
+                logarithm = np.log(softmax)
+                options = {"softmax": softmax, "log-softmax": logarithm, "sigmoid": 1 / (1 + np.exp(-u))}
+            for activation, value in options.items():
+                applies = value.shape[-1] > 1 or activation == "sigmoid"
+                if applies and relative(value, v) <= tolerance < relative(u, v):
+                    return [f"{other}'s are the {activation} of {name}'s: one model ends in it"]
+        return []
+
+    def _later(self, quantity: str, step: int, texts: list[str], what: str) -> _Found:
+        """Logits or weights that differ though all before was the same: the update, or rounding that grew."""
+        row = {n: v for n, v in self.series[quantity].items() if n <= step}
+        numbers = sorted(row)
+        index = numbers.index(step)
+        if quantity == "logits" and index and self._same_weights(numbers[index - 1]):
+            texts.append(
+                f"the weights were the same after step {numbers[index - 1]}: the model computes something else (its "
+                "mode, dropout, running statistics)"
+            )
+            return _Found("logits", step, texts)
+        for k, n in enumerate(numbers):
+            before = max(row[numbers[k - 1]], EPSILON["float32"]) if k else math.inf
+            exact = k > 0 and numbers[k - 1] in self.bits_until and row[n] > 0
+            if not (exact or (k and row[n] >= JUMP * before) or (not k and quantity == "weights" and n == step)):
+                continue
+            where = n if quantity == "weights" else numbers[k - 1]
+            more = [f"at step {n} the {quantity} differ by {row[n]:.2g}, relative"]
+            if exact:
+                more.append(f"up to step {numbers[k - 1]} everything recorded has the same bits, its gradient included")
+            if (between := n - numbers[k - 1] if k else 1) > 1:
+                more.append(f"the {between - 1} steps between were not recorded")
+            more.append(
+                "so it is the optimizer (its learning rate, momentum, decay, epsilon, clipping) or the backward pass "
+                "of the model"
+            )
+            factor = self._update_factor(where)
+            return _Found("update", where, [*([factor] if factor else []), *more, *texts[1:]])
+        grown = _grow(row)
+        extra = (
+            f"the {quantity} differ by {row[numbers[0]]:.2g} at step {numbers[0]}, by {row[step]:.2g} at step {step}"
+        )
+        more = [] if grown.shape is None else [_growth_text(grown)]
+        if grown.shape == "power":
+            more.append("such a growth is that of a small constant difference of every update, more than of rounding")
+        return _Found("rounding", step, more, extra)
+
+    def _same_weights(self, step: int) -> bool:
+        row = self.series.get("weights", {})
+        return step in row and row[step] <= TOLERANCES["weights"] and step in self.bits_until
+
+    def _update_factor(self, step: int) -> str | None:
+        """How many times b's update is a's, where the weights before and after it were recorded."""
+        if step - 1 not in self.steps or step not in self.steps:
+            return None
+        moves: list[list[Array]] = [[], []]
+        for a, b in _weight_pairs(self.a.steps[step], self.b.steps[step]):
+            before = [
+                recording.steps[step - 1].arrays.get(stored.name)
+                for recording, stored in ((self.a, a), (self.b, b))
+            ]  # fmt: skip
+            if before[0] is None or before[1] is None:
+                return None
+            after, earlier = as_pair(a, b), as_pair(before[0], before[1])
+            if after is None or earlier is None or not (a.whole and b.whole):
+                return None
+            for k in (0, 1):
+                moves[k].append((after[k].astype(np.float64) - earlier[k]).ravel())
+        if not moves[0]:
+            return None
+        u, v = (np.concatenate(m) for m in moves)
+        factor = fit_factor(u, v, 1e-2)
+        if factor is None or abs(factor - 1) < 1e-3:
+            return None
+        return f"b's update is {number(float(f'{factor:.3g}'))} times a's"
+
+    def _loss(self, x: Step, y: Step) -> _Found | None:
+        compared = self._compare("loss", x, y, "loss")
+        if compared is None:
+            return None
+        a, b, size = compared
+        u, v = a.values(), b.values()
+        if a.shape != b.shape or u is None or v is None:
+            if size <= allowed("loss", a, b):
+                return None
+            texts = (
+                [f"a's loss has the shape {a.shape}, b's {b.shape}: another reduction"] if a.shape != b.shape else []
+            )
+            return _Found("loss", x.number, texts or [difference_text(a, b, size)])
+        if a.shape:
+            most = allowed("loss", a, b) + 10 * self._moved_logits(x, y)[0]
+            return None if size <= most else _Found("loss", x.number, [difference_text(a, b, size)])
+        one, other = float(u), float(v)
+        if math.isfinite(one) and math.isfinite(other):
+            largest, expected = self._moved_logits(x, y)
+            rounding = allowed("loss", a, b) * max(abs(one), abs(other)) + 1e-6
+            if expected is not None and abs(other - one - expected) <= rounding + 0.1 * abs(expected):
+                return None
+            if expected is None and abs(other - one) <= rounding + 10 * largest * max(abs(one), abs(other)):
+                return None
+        elif size == 0:
+            return None
+        texts = [f"{one:.9g} against {other:.9g}"]
+        shape = x.arrays["input"].shape if "input" in x.arrays else ()
+        comparable = one and other and math.isfinite(one) and math.isfinite(other)
+        if comparable and (name := factor_text(other / one, shape)) is not None:
+            texts[0] += f": b's loss is {name}"
+        terms = [name for name in x.arrays if name.startswith("terms/") and name in y.arrays]
+        for name in terms:
+            p, q = x.arrays[name], y.arrays[name]
+            if p.shape == q.shape == ():
+                left, right = float(p.values()), float(q.values())
+                if not abs(left - right) <= 1e-5 * max(abs(left), abs(right)) + 1e-6:
+                    texts.append(f"the term {name[6:]}: {left:.9g} against {right:.9g}")
+        if terms and len(texts) == 1:
+            texts.append("no term differs: their weights do")
+        return _Found("loss", x.number, texts)
+
+    def _moved_logits(self, x: Step, y: Step) -> tuple[float, float | None]:
+        """The largest difference of the logits, and what it makes of the loss, by the gradients; None: not known."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if a is None or b is None or same_bits(a, b):
+            return 0.0, 0.0
+        pair = as_pair(a, b)
+        if pair is None:
+            return 0.0, None
+        move = pair[1].astype(np.float64) - pair[0]
+        largest = float(np.abs(move[np.isfinite(move)]).max(initial=0))
+        gradients = []
+        for step in (x, y):
+            gradient, upstream = step.arrays.get("gradient"), step.arrays.get("upstream")
+            if gradient is None or not gradient.whole or gradient.shape != step.arrays["input"].shape or pair[2]:
+                return largest, None
+            scale = 1.0 if upstream is None or upstream.shape else float(upstream.values())
+            if scale == 0 or not math.isfinite(scale):
+                return largest, None
+            gradients.append(gradient.values().astype(np.float64) / scale)
+        if not (a.whole and b.whole):
+            return largest, None
+        expected = float(((gradients[0] + gradients[1]) / 2 * move).sum())
+        return largest, expected if math.isfinite(expected) else None
+
+    def _gradient(self, x: Step, y: Step) -> _Found | None:
+        above = self._compare("upstream", x, y, "upstream")
+        compared = self._compare("gradient", x, y, "gradient")
+        if compared is None:
+            return None
+        a, b, size = compared
+        loss = x.arrays.get("loss")
+        value = float(loss.values()) if loss is not None and not loss.shape else 1.0
+        cancelled = 10 * EPSILON["float32"] / min(1.0, max(abs(value), 1e-6)) if math.isfinite(value) else 0.0
+        if size <= allowed("gradient", a, b) + 10 * self._moved_logits(x, y)[0] + cancelled:
+            return None
+        texts = [difference_text(a, b, size)]
+        pair = as_pair(a, b)
+        if pair is not None:
+            factor = fit_factor(pair[0], pair[1])
+            if factor is not None:
+                texts = [f"b's gradient is {number(factor)} times a's, everywhere"]
+                if factor < 0:
+                    texts[0] += ": the sign differs"
+        if above is not None and not same_bits(above[0], above[1]) and above[0].shape == above[1].shape == ():
+            p, q = float(above[0].values()), float(above[1].values())
+            texts.append(
+                f"what arrives at the loss differs already, {p:.6g} against {q:.6g}: what stands between the loss and "
+                "backward (a factor, a scaler of mixed precision, accumulation)"
+            )
+        return _Found("gradient", x.number, texts)
+
+    def _update(self, x: Step, y: Step) -> _Found | None:
+        pairs = _weight_pairs(x, y)
+        if not pairs:
+            return None
+        worst, where = 0.0, pairs[0]
+        for a, b in pairs:
+            found = self._measure("weights", x.number, a, b)
+            if not found <= worst:
+                worst, where = found, (a, b)
+        if worst <= allowed("weights", *where):
+            return None
+        text = f"{where[0].name} differs most: {difference_text(*where, worst)}"
+        return self._later("weights", x.number, [text, text], where[0].name)
+
+    def _explain(self, found: _Found) -> None:
+        if self.explain is None:
+            return
+        sides = [
+            _loss_arrays(recording.steps[found.step], recording) for recording in (self.a, self.b)
+        ]  # fmt: skip
+        if sides[0] is None or sides[1] is None:
+            self._note("the losses' inputs were not kept whole, so why they differ cannot be said: record with whole=")
+        else:
+            self.explanation = self.explain(sides[0], sides[1])
+
+
+_OF_LOSS = ("input", "target", "sample_weight", "loss", "upstream", "gradient")
+
+
+def _is_data(name: str) -> bool:
+    return name == "data" or name.startswith("data/")
+
+
+def _weight_pairs(x: Step, y: Step) -> list[tuple[Stored, Stored]]:
+    """The weights of both: by name, or where the names differ in order, if there are as many."""
+    left, right = ({n: v for n, v in s.arrays.items() if n.startswith("weights/")} for s in (x, y))
+    if left.keys() == right.keys():
+        return [(left[name], right[name]) for name in left]
+    return list(zip(left.values(), right.values(), strict=True)) if len(left) == len(right) else []
+
+
+def _loss_arrays(step: Step, recording: Recording) -> LossArrays | None:
+    found = {}
+    for name in _OF_LOSS:
+        stored = step.arrays.get(name)
+        found[name] = None if stored is None else stored.values()
+        if stored is not None and found[name] is None:
+            return None
+    if found["input"] is None or found["target"] is None or found["loss"] is None:
+        return None
+    return LossArrays(**found, framework=recording.framework, kind=str(recording.loss.get("kind", "")))
+
+
+def _numbers(recording: Recording) -> str:
+    numbers = list(recording.steps)
+    return f"the steps {numbers[0]} to {numbers[-1]} ({len(numbers)})" if numbers else "none"
+
+
+def _short(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+# --- Growth
+
+
+def _grow(row: dict[int, float]) -> Growth:
+    numbers = sorted(row)
+    points = [(n, row[n]) for n in numbers if 0 < row[n] < math.inf]
+    first, last = row[numbers[0]], row[numbers[-1]]
+    if len(points) < 3:
+        return Growth(first, last, None, None)
+    steps = np.array([n for n, _ in points], np.float64)
+    logs = np.log2([value for _, value in points])
+    slope, rest = _fit(steps, logs)
+    if slope <= 0 or logs[-1] <= logs[0]:
+        return Growth(first, last, None, None)
+    _, rest_power = _fit(np.log2(steps - steps[0] + 1), logs)
+    return Growth(first, last, 1 / slope, "exponential" if rest <= rest_power else "power")
+
+
+def _fit(x: Array, y: Array) -> tuple[float, float]:
+    slope, shift = fit_line(x, y)
+    return slope, float(((slope * x + shift - y) ** 2).sum())
+
+
+def _growth_text(growth: Growth) -> str:
+    text = f"{growth.first:.2g} at first, {growth.last:.2g} at last"
+    if growth.doubling is None:
+        return text + "; it does not grow steadily"
+    return text + f"; doubles in {growth.doubling:.3g} steps" + (
+        ", exponentially" if growth.shape == "exponential" else " on average, more slowly each time"
+    )  # fmt: skip
+
+
+def _table(series: dict[str, dict[int, float]]) -> list[str]:
+    """At most 12 of the steps: the first ones, then ever fewer."""
+    steps = sorted({step for row in series.values() for step in row})
+    chosen = sorted(
+        {min(len(steps) - 1, k if k < 4 else round(4 * 1.6 ** (k - 4))) for k in range(16)} | {len(steps) - 1}
+    )
+    names = [name for name in series if name != "upstream"]
+    widths = [max(len(name), 8) for name in names]
+    lines = ["  " + "step".rjust(8) + "".join("  " + n.rjust(w) for n, w in zip(names, widths, strict=True))]
+    for index in chosen:
+        cells = []
+        for name, width in zip(names, widths, strict=True):
+            value = series[name].get(steps[index])
+            shown = "" if value is None else "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "other"
+            cells.append("  " + shown.rjust(width))
+        lines.append("  " + str(steps[index]).rjust(8) + "".join(cells))
+    return lines
