@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .recording import Recording, RecordingError, Step, Stored
+from .recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Stored
 from .relations import (
     EPSILON,
-    TOLERANCES,
     Array,
     allowed,
     as_pair,
@@ -118,7 +117,7 @@ class DiffReport:
             lines += ["", self.explanation]
         if self.series:
             lines += ["", "relative differences", *_table(self.series)]
-        grown = [f"  {name}: {_growth_text(growth)}" for name, growth in self.growth.items() if growth.last > 0]
+        grown = [f"  {name}: {_growth_text(growth)}" for name, growth in self.growth.items() if growth.doubling]
         if grown:
             lines += ["", "growth", *grown]
         if self.notes:
@@ -188,7 +187,7 @@ class _Comparison:
                 self.bits_until.append(step)
         if found is not None and found.stage == "loss":
             self._explain(found)
-        growth = {name: _grow(values) for name, values in self.series.items()}
+        growth = {name: _grow(values) for name, values in self.series.items() if name != "upstream"}
         return DiffReport(
             str(self.a.path), str(self.b.path), None if found is None else found.stage,
             None if found is None else found.step, self.bits, self._verdict(found),
@@ -397,14 +396,25 @@ class _Comparison:
         if not any(_is_data(name) and name in y.arrays for name in x.arrays):
             texts.append("the data was not recorded in both: it could be that, too (rec.tensor('data', x))")
         if x.number == self.steps[0]:
-            return _Found("logits", x.number, texts)
+            return _Found("logits", x.number, [*texts, *self._initial(x, y)])
         return self._later("logits", x.number, texts, "input")
+
+    def _initial(self, x: Step, y: Step) -> list[str]:
+        """Whether the weights were the same before the first step."""
+        pairs = _weight_pairs(x, y, "initial/")
+        if not pairs:
+            return []
+        sizes = [(self._measure("initial weights", x.number, a, b), a, b) for a, b in pairs]
+        size, a, b = max(sizes, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
+        if size <= allowed("weights", a, b):
+            return ["the weights were the same before: the model computes something else"]
+        return [f"the weights differed before, {a.name.removeprefix('initial/')} most: {difference_text(a, b, size)}"]
 
     def _tensors(self, x: Step, y: Step) -> str | None:
         """The first of the other tensors that differs, in the order in which a recorded them."""
         first = None
         for name in x.arrays:
-            if name not in _OF_LOSS and not name.startswith(("terms/", "weights/")) and not _is_data(name):
+            if name not in RESERVED and not name.startswith(PREFIXES) and not _is_data(name):
                 compared = self._compare(f"tensor {name}", x, y, name)
                 if first is None and compared is not None and not compared[2] <= allowed("logits", *compared[:2]):
                     first = f"the first tensor that differs is {name!r}: {difference_text(*compared)}"
@@ -435,7 +445,7 @@ class _Comparison:
         row = {n: v for n, v in self.series[quantity].items() if n <= step}
         numbers = sorted(row)
         index = numbers.index(step)
-        if quantity == "logits" and index and self._same_weights(numbers[index - 1]):
+        if quantity == "logits" and index and self._same_weights(numbers[index - 1], row[step]):
             texts.append(
                 f"the weights were the same after step {numbers[index - 1]}: the model computes something else (its "
                 "mode, dropout, running statistics)"
@@ -467,31 +477,27 @@ class _Comparison:
             more.append("such a growth is that of a small constant difference of every update, more than of rounding")
         return _Found("rounding", step, more, extra)
 
-    def _same_weights(self, step: int) -> bool:
-        row = self.series.get("weights", {})
-        return step in row and row[step] <= TOLERANCES["weights"] and step in self.bits_until
+    def _same_weights(self, step: int, size: float) -> bool:
+        """Whether the weights after a step were recorded, and differ far too little for such a difference."""
+        return JUMP * self.series.get("weights", {}).get(step, math.inf) < size
 
     def _update_factor(self, step: int) -> str | None:
         """How many times b's update is a's, where the weights before and after it were recorded."""
-        if step - 1 not in self.steps or step not in self.steps:
+        if step not in self.steps:
             return None
         moves: list[list[Array]] = [[], []]
         for a, b in _weight_pairs(self.a.steps[step], self.b.steps[step]):
-            before = [
-                recording.steps[step - 1].arrays.get(stored.name)
-                for recording, stored in ((self.a, a), (self.b, b))
-            ]  # fmt: skip
+            before = [_before(recording, step, stored.name) for recording, stored in ((self.a, a), (self.b, b))]
             if before[0] is None or before[1] is None:
                 return None
             after, earlier = as_pair(a, b), as_pair(before[0], before[1])
-            if after is None or earlier is None or not (a.whole and b.whole):
+            if after is None or earlier is None or after[2] != earlier[2] or not (a.whole and b.whole):
                 return None
-            for k in (0, 1):
-                moves[k].append((after[k].astype(np.float64) - earlier[k]).ravel())
+            for move, late, early in zip(moves, after[:2], earlier[:2], strict=True):
+                move.append((late.astype(np.float64) - early).ravel())
         if not moves[0]:
             return None
-        u, v = (np.concatenate(m) for m in moves)
-        factor = fit_factor(u, v, 1e-2)
+        factor = fit_factor(np.concatenate(moves[0]), np.concatenate(moves[1]), 1e-2)
         if factor is None or abs(factor - 1) < 1e-3:
             return None
         return f"b's update is {number(float(f'{factor:.3g}'))} times a's"
@@ -523,6 +529,7 @@ class _Comparison:
         elif size == 0:
             return None
         texts = [f"{one:.9g} against {other:.9g}"]
+        kinds = [str(r.loss.get("kind", "")) for r in (self.a, self.b)]
         shape = x.arrays["input"].shape if "input" in x.arrays else ()
         comparable = one and other and math.isfinite(one) and math.isfinite(other)
         if comparable and (name := factor_text(other / one, shape)) is not None:
@@ -536,6 +543,8 @@ class _Comparison:
                     texts.append(f"the term {name[6:]}: {left:.9g} against {right:.9g}")
         if terms and len(texts) == 1:
             texts.append("no term differs: their weights do")
+        if not terms and all(kinds):
+            texts.append(f"a's loss is {kinds[0]}, b's is {kinds[1]}")
         return _Found("loss", x.number, texts)
 
     def _moved_logits(self, x: Step, y: Step) -> tuple[float, float | None]:
@@ -615,24 +624,28 @@ class _Comparison:
             self.explanation = self.explain(sides[0], sides[1])
 
 
-_OF_LOSS = ("input", "target", "sample_weight", "loss", "upstream", "gradient")
-
-
 def _is_data(name: str) -> bool:
     return name == "data" or name.startswith("data/")
 
 
-def _weight_pairs(x: Step, y: Step) -> list[tuple[Stored, Stored]]:
+def _weight_pairs(x: Step, y: Step, kind: str = "weights/") -> list[tuple[Stored, Stored]]:
     """The weights of both: by name, or where the names differ in order, if there are as many."""
-    left, right = ({n: v for n, v in s.arrays.items() if n.startswith("weights/")} for s in (x, y))
+    left, right = ({n: v for n, v in s.arrays.items() if n.startswith(kind)} for s in (x, y))
     if left.keys() == right.keys():
         return [(left[name], right[name]) for name in left]
     return list(zip(left.values(), right.values(), strict=True)) if len(left) == len(right) else []
 
 
+def _before(recording: Recording, step: int, name: str) -> Stored | None:
+    """The weights before the update of a step, if they were recorded."""
+    initial = recording.steps[step].arrays.get(name.replace("weights/", "initial/", 1))
+    last = recording.steps.get(step - 1)
+    return initial if initial is not None or last is None else last.arrays.get(name)
+
+
 def _loss_arrays(step: Step, recording: Recording) -> LossArrays | None:
     found = {}
-    for name in _OF_LOSS:
+    for name in RESERVED:
         stored = step.arrays.get(name)
         found[name] = None if stored is None else stored.values()
         if stored is not None and found[name] is None:
@@ -664,7 +677,7 @@ def _grow(row: dict[int, float]) -> Growth:
     steps = np.array([n for n, _ in points], np.float64)
     logs = np.log2([value for _, value in points])
     slope, rest = _fit(steps, logs)
-    if slope <= 0 or logs[-1] <= logs[0]:
+    if slope <= 0 or logs[-1] < logs[0] + 1:  # it has not even doubled
         return Growth(first, last, None, None)
     _, rest_power = _fit(np.log2(steps - steps[0] + 1), logs)
     return Growth(first, last, 1 / slope, "exponential" if rest <= rest_power else "power")
@@ -678,7 +691,7 @@ def _fit(x: Array, y: Array) -> tuple[float, float]:
 def _growth_text(growth: Growth) -> str:
     text = f"{growth.first:.2g} at first, {growth.last:.2g} at last"
     if growth.doubling is None:
-        return text + "; it does not grow steadily"
+        return text
     return text + f"; doubles in {growth.doubling:.3g} steps" + (
         ", exponentially" if growth.shape == "exponential" else " on average, more slowly each time"
     )  # fmt: skip

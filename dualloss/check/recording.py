@@ -138,7 +138,11 @@ def channels_last(array: Array, axis: int | None) -> Array:
     return array if axis is None or array.ndim < 2 else np.moveaxis(array, axis, -1)
 
 
+THE_LOSS = "the loss"
+"""Marks the call of the loss."""
 RESERVED = ("input", "target", "sample_weight", "loss", "upstream", "gradient")
+
+PREFIXES = ("terms/", "weights/", "initial/")
 
 
 def check_name(name: object) -> str:
@@ -149,8 +153,10 @@ def check_name(name: object) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"name is {name!r}, expected a string")
-    if not name or name in RESERVED or name.startswith(("terms/", "weights/")):
-        raise ValueError(f"name is {name!r}, expected another than {', '.join(RESERVED)}, terms/... and weights/...")
+    if not name or name in RESERVED or name.startswith(PREFIXES):
+        raise ValueError(
+            f"name is {name!r}, expected another than {', '.join(RESERVED)}, and not {'..., '.join(PREFIXES)}..."
+        )
     return name
 
 
@@ -326,6 +332,15 @@ class Writer:
                 self.next()
             self._seen.add(mark)
             return self.number if self.chosen else None
+
+    def begin_weights(self) -> tuple[int | None, str]:
+        """As :meth:`begin`, of a model's weights, and what to put before their names.
+
+        Before the loss of a step these are the weights that it starts with, afterwards those of its update.
+        """
+        with self._lock:
+            kind = "weights" if THE_LOSS in self._seen else "initial"
+            return self.begin(kind), kind
 
     def note(self, **values: Any) -> None:
         """Something about the present step: JSON values."""
@@ -567,6 +582,7 @@ class Step:
         number: its number.
         arrays: by name, in the order in which they came. Those of the loss are "input", "target", "sample_weight",
             "loss", "terms/NAME", "upstream" (the gradient that arrives at the loss) and "gradient" (by the input).
+            "weights/NAME" are the weights after the update, "initial/NAME" those before the loss.
         notes: what else is known: "schedule", the step of the loss's schedules; "iteration", that of the optimizer.
     """
 

@@ -59,7 +59,7 @@ def as_pair(a: Stored, b: Stored) -> tuple[Array, Array, str] | None:
             return a.sample(), b.sample(), ""
         x, y = a.values(), b.values()
         best, how = y, ""
-        if a.name.startswith("weights/") and len(set(a.shape)) < len(a.shape) and relative(x, y) > 1e-3:
+        if a.name.startswith(("weights/", "initial/")) and len(set(a.shape)) < len(a.shape) and relative(x, y) > 1e-3:
             # A square kernel does not show by its shape that it is transposed.
             for axes, text in axes_orders(b.shape):
                 if y.transpose(axes).shape == x.shape and relative(x, y.transpose(axes)) < 1e-3:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import __version__
-from ..check.recording import Chosen, Convention, Writer, check_name
+from ..check.recording import THE_LOSS, Chosen, Convention, Writer, check_name
 from .distances import _in_xla
 from .loss import Loss
 
@@ -63,16 +63,15 @@ class Recorder(keras.callbacks.Callback):
             RuntimeError: the recording has a loss already.
             ValueError: from the call: XLA compiles it.
         """
-        if isinstance(criterion, str):
-            criterion = keras.losses.get(criterion)
-        axis = getattr(criterion, "channel_axis", -1) if channel_axis == "auto" else channel_axis
-        convention = Convention.of(criterion, order, "target-first")
-        self._writer.describe(**_description(criterion))
-        recorded = functools.partial(self._recorded, criterion, convention, axis)
-        if isinstance(criterion, keras.losses.Loss):
-            return _RecordedLoss(criterion, recorded)
+        called = keras.losses.get(criterion) if isinstance(criterion, str) else criterion
+        axis = getattr(called, "channel_axis", -1) if channel_axis == "auto" else channel_axis
+        convention = Convention.of(called, order, "target-first")
+        self._writer.describe(**_description(called))
+        recorded = functools.partial(self._recorded, called, convention, axis)
+        if isinstance(called, keras.losses.Loss):
+            return _RecordedLoss(called, recorded)
 
-        @functools.wraps(criterion)
+        @functools.wraps(called)
         @tf.autograph.experimental.do_not_convert
         def function(*args: Any, **kwargs: Any) -> Any:
             return recorded(args, kwargs)
@@ -91,9 +90,17 @@ class Recorder(keras.callbacks.Callback):
         self._put(number, {name: (value, channel_axis)})
 
     def weights(self, model: keras.Model) -> None:
-        """Store the trainable weights of a model at a chosen step: after the optimizer's, that shows the update."""
-        number = self._begin("weights")
-        self._put(number, {f"weights/{weight.path}": (weight.value, None) for weight in model.trainable_weights})
+        """Store the trainable weights of a model at a chosen step, outside of graphs: before the first loss, and after
+        the optimizer's steps.
+
+        Raises:
+            RuntimeError: it is called inside a graph.
+        """
+        if not tf.executing_eagerly():
+            raise RuntimeError("weights() was called inside a graph, expected it outside of tf.function")
+        number, kind = self._writer.begin_weights()
+        if number is not None:
+            self._put(number, {f"{kind}/{weight.path}": (weight.value, None) for weight in model.trainable_weights})
 
     def step(self) -> None:
         """End the step. Without it a step ends where something begins that it has already, such as the loss."""
@@ -104,12 +111,14 @@ class Recorder(keras.callbacks.Callback):
         self._writer.close()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Refuse a model that XLA compiles."""
+        """Refuse a model that XLA compiles; store the weights that the training starts with."""
         if self.model.jit_compile and not self.model.run_eagerly:
             raise ValueError(
                 "the model has jit_compile=True (Keras' default), expected jit_compile=False: a graph that XLA "
                 "compiles cannot store arrays; model.compile(..., jit_compile=False)"
             )
+        if self._with_weights:
+            self.weights(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End the step, with the count of the optimizer's updates."""
@@ -138,7 +147,7 @@ class Recorder(keras.callbacks.Callback):
     ) -> Any:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise ValueError("a recorded loss is called by several replicas, expected one")
-        number = self._begin("the loss")
+        number = self._begin(THE_LOSS)
         if isinstance(number, int) and number == _NOT_STORED:
             return criterion(*args, **kwargs)
         given, target, weight = convention.find(args, kwargs)
@@ -268,7 +277,8 @@ def record(
         max_bytes: how many bytes the files may have together; near it only samples are stored, then nothing.
         whole: up to how many bytes an array is kept whole; of larger ones a hash, statistics and a sample.
         start: the number of the first step, of a training that resumes.
-        weights: whether, in ``fit``, a chosen step has the model's weights after its update.
+        weights: whether, in ``fit``, a chosen step has the model's weights after its update, and the first one those
+            before.
 
     Raises:
         FileExistsError: the folder has something in it.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..check.recording import Chosen, Convention, Writer, check_name
+from ..check.recording import THE_LOSS, Chosen, Convention, Writer, check_name
 from .loss import Loss
 
 
@@ -62,7 +62,7 @@ class Recorder:
                 raise RuntimeError(
                     "a recorded loss was traced by torch.compile, expected it outside of what is compiled"
                 )
-            number = self._writer.begin("the loss") if torch.is_grad_enabled() else None
+            number = self._writer.begin(THE_LOSS) if torch.is_grad_enabled() else None
             if number is None:
                 return criterion(*args, **kwargs)
             input, target, weight = convention.find(args, kwargs)
@@ -105,11 +105,11 @@ class Recorder:
             self._put(number, name, value, channel_axis)
 
     def weights(self, model: nn.Module) -> None:
-        """Store the parameters of a model at a chosen step: after the optimizer's, that shows the update."""
-        number = self._writer.begin("weights")
+        """Store the parameters of a model at a chosen step: before the first loss, and after the optimizer's steps."""
+        number, kind = self._writer.begin_weights()
         if number is not None:
             for name, value in model.named_parameters():
-                self._put(number, f"weights/{name}", value)
+                self._put(number, f"{kind}/{name}", value)
 
     def step(self) -> None:
         """End the step. Without it a step ends where something begins that it has already, such as the loss."""
