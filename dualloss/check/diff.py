@@ -116,7 +116,7 @@ class DiffReport:
         if self.explanation is not None:
             lines += ["", self.explanation]
         if self.series:
-            lines += ["", "relative differences", *_table(self.series)]
+            lines += ["", "relative differences", *_table(self.series, self.step)]
         grown = [f"  {name}: {_growth_text(growth)}" for name, growth in self.growth.items() if growth.doubling]
         if grown:
             lines += ["", "growth", *grown]
@@ -677,9 +677,10 @@ def _grow(row: dict[int, float]) -> Growth:
     steps = np.array([n for n, _ in points], np.float64)
     logs = np.log2([value for _, value in points])
     slope, rest = _fit(steps, logs)
-    if slope <= 0 or logs[-1] < logs[0] + 1:  # it has not even doubled
-        return Growth(first, last, None, None)
     _, rest_power = _fit(np.log2(steps - steps[0] + 1), logs)
+    spread = float(((logs - logs.mean()) ** 2).sum())
+    if logs[-1] < logs[0] + 1 or min(rest, rest_power) > 0.2 * spread:  # not even doubled, or by leaps
+        return Growth(first, last, None, None)
     return Growth(first, last, 1 / slope, "exponential" if rest <= rest_power else "power")
 
 
@@ -697,12 +698,12 @@ def _growth_text(growth: Growth) -> str:
     )  # fmt: skip
 
 
-def _table(series: dict[str, dict[int, float]]) -> list[str]:
-    """At most 12 of the steps: the first ones, then ever fewer."""
+def _table(series: dict[str, dict[int, float]], found: int | None) -> list[str]:
+    """Some of the steps: the first ones, then ever fewer; those around the one where it diverged; the last."""
     steps = sorted({step for row in series.values() for step in row})
-    chosen = sorted(
-        {min(len(steps) - 1, k if k < 4 else round(4 * 1.6 ** (k - 4))) for k in range(16)} | {len(steps) - 1}
-    )
+    around = [steps.index(found) + k for k in (-1, 0, 1)] if found in steps else []
+    fewer = [k if k < 4 else round(4 * 1.6 ** (k - 4)) for k in range(16)]
+    chosen = sorted({k for k in (*fewer, *around, len(steps) - 1) if 0 <= k < len(steps)})
     names = [name for name in series if name != "upstream"]
     widths = [max(len(name), 8) for name in names]
     lines = ["  " + "step".rjust(8) + "".join("  " + n.rjust(w) for n, w in zip(names, widths, strict=True))]

@@ -179,7 +179,8 @@ def _replay(step: Step, spec: Spec, reduction: str, ulp: float) -> Replay:
     given["target"] = _target(given["target"], given["input"].shape)
     now = spec.at(step.notes.get("schedule", step.number))
     upstream = arrays.get("upstream")
-    above = 1.0 if upstream is None else upstream.values()
+    fits = upstream is None or not upstream.shape or reduction == "none"
+    above = 1.0 if upstream is None or not fits else upstream.values()
     exact = loss_and_gradient(now, **given, reduction=reduction, upstream=above, check_labels=False)
     truth: Result = evaluate(
         now, widen(*plain(given["input"])), widen(*plain(given["target"])),
@@ -204,7 +205,7 @@ def _replay(step: Step, spec: Spec, reduction: str, ulp: float) -> Replay:
     }
     gradient_ulp = gradient_error = None
     same_gradient = True
-    if (gradient := arrays.get("gradient")) is not None and gradient.shape == exact.gradient.shape:
+    if fits and (gradient := arrays.get("gradient")) is not None and gradient.shape == exact.gradient.shape:
         gradient_ulp, gradient_error, same_gradient = _gradients(gradient, exact, truth)
     ok = loss_ulp <= ulp and (gradient_ulp is None or gradient_ulp <= ulp)
     if not ok:
