@@ -255,6 +255,8 @@ class _Comparison:
             pair = as_pair(a, b)
             found = math.nan if pair is None else relative(pair[0], pair[1])
             self.bits = False
+            if not (a.whole and b.whole):
+                self._note(f"{a.name} was compared by a sample of its elements, where it is not whole")
             if found == 0 and not (a.whole and b.whole):
                 found = abs((a.statistics.norm or 0) - (b.statistics.norm or 0)) / max(b.statistics.norm or 0, 1e-300)
         row = self.series.setdefault(quantity, {})
@@ -320,6 +322,13 @@ class _Comparison:
             self._measure("targets", x.number, a, b)
             return None
         left, right = read_target(x), read_target(y)
+        if (left is None or right is None) and a.shape != b.shape:
+            self._note(
+                f"the targets cannot be compared: their shapes are {a.shape} and {b.shape}, and not both are whole "
+                "(record with whole=)"
+            )
+            self.bits = False
+            return None
         if left is None or right is None:
             size = self._measure("targets", x.number, a, b)
             if size <= allowed("data", a, b):

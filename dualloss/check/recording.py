@@ -260,7 +260,7 @@ class Writer:
         steps: Chosen | None = None,
         every: int = 1,
         max_bytes: int = 1 << 30,
-        whole: int = 1 << 20,
+        whole: int = 1 << 24,
         start: int = 0,
     ) -> None:
         for name, value, least in (
@@ -308,13 +308,18 @@ class Writer:
         """Whether the present step is stored."""
         return self._open and self._chosen
 
+    @property
+    def empty(self) -> bool:
+        """Whether no loss was described."""
+        return self._meta["loss"] is None
+
     def describe(self, **loss: Any) -> None:
         """What the loss is: JSON values.
 
         Raises:
             RuntimeError: there is a loss already.
         """
-        if self._meta["loss"] is not None:
+        if not self.empty:
             raise RuntimeError(
                 "the recording has a loss already, expected one loss in a recording: record() another one elsewhere"
             )
@@ -375,14 +380,15 @@ class Writer:
             "statistics": vars(statistics(widen(raw, dtype))),
         }
         with self._lock, self._disk():
-            if not self.chosen:
+            if number != self.number or not self.chosen:
                 return
             if raw.nbytes <= INLINE:
                 entry |= {"kept": "whole", "data": _bytes(raw).tobytes().hex()}
             else:
                 header = _header(raw)
                 size = len(header) + raw.nbytes
-                if raw.nbytes > self._whole or not self._room(size, 0.75):
+                full = self._meta["sampled_from"] is not None or not self._room(size, 0.75)
+                if raw.nbytes > self._whole or full:
                     if raw.nbytes <= self._whole and self._meta["sampled_from"] is None:
                         self._meta["sampled_from"] = self.number
                         self._write_meta()
@@ -611,7 +617,7 @@ class Recording:
         self.dropped: list[str] = []
         for entry in sorted(self.path.iterdir()):
             if partial := _PARTIAL.fullmatch(entry.name):
-                self.dropped.append(f"step {int(partial[1])}: incomplete, the recording was cut off there")
+                self.dropped.append(f"step {int(partial[1])}: incomplete, the process was killed there or is at it")
             elif complete := _FOLDER.fullmatch(entry.name):
                 step = _read_step(entry, int(complete[1]))
                 if isinstance(step, Step):

@@ -119,6 +119,8 @@ class Recorder(keras.callbacks.Callback):
             )
         if self._with_weights:
             self.weights(self.model)
+        elif self._writer.empty:
+            raise ValueError("the recorder has no loss, expected a model compiled with loss=recorder.loss(...)")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """End the step, with the count of the optimizer's updates."""
@@ -248,7 +250,7 @@ def record(
     steps: Chosen | None = None,
     every: int = 1,
     max_bytes: int = 1 << 30,
-    whole: int = 1 << 20,
+    whole: int = 1 << 24,
     start: int = 0,
     weights: bool = False,
 ) -> Recorder:

@@ -136,7 +136,7 @@ def record(
     steps: Chosen | None = None,
     every: int = 1,
     max_bytes: int = 1 << 30,
-    whole: int = 1 << 20,
+    whole: int = 1 << 24,
     start: int = 0,
 ) -> Recorder:
     """Record a training in a folder, for ``dualloss diff`` and ``dualloss check-recording``::
