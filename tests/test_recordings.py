@@ -204,6 +204,15 @@ def test_pytorch_under_a_compiled_model(tmp_path: Path, same_bits: SameBits) -> 
     assert diff(write_again(tmp_path / "run"), tmp_path / "run").same_bits
 
 
+def test_a_loss_that_is_compiled_runs_outside_of_the_graph(tmp_path: Path) -> None:
+    with dualloss.torch.record(tmp_path / "run") as recorder:
+        criterion = recorder.loss(torch.nn.functional.cross_entropy)
+        step = torch.compile(lambda x, y: criterion(2 * x, y), backend="eager")
+        step(torch.ones(2, 3, requires_grad=True), torch.tensor([0, 1])).backward()
+    arrays = Recording(tmp_path / "run").steps[0].arrays
+    assert arrays["input"].values().tolist() == [[2.0] * 3] * 2 and "gradient" in arrays
+
+
 def write_again(path: Path) -> Path:
     """A copy of a recording."""
     shutil.copytree(path, path.with_name("again"))
@@ -348,6 +357,28 @@ def test_keras_compiled_with_xla_is_an_error_that_says_what_to_do(tmp_path: Path
     step = tf.function(lambda x, y: criterion(y, x), jit_compile=True)
     with pytest.raises(ValueError, match="jit_compile=False"):
         step(tf.zeros((1, 3, 3, 2)), tf.zeros((1, 3, 3), tf.int32))
+
+
+def test_keras_without_a_recorded_loss(tmp_path: Path) -> None:
+    model = keras_model()
+    model.compile("sgd", loss="mse", jit_compile=False)
+    with pytest.raises(ValueError, match="the recorder has no loss"):
+        model.fit(IMAGES, IMAGES[..., :1], verbose=0, callbacks=[dualloss.tf.record(tmp_path / "run")])
+
+
+def test_data_in_fit(tmp_path: Path, runs: Path) -> None:
+    class Model(keras.Model):  # type: ignore[misc]
+        def train_step(self, data: Any) -> Any:
+            recorder.tensor("data", data[0])
+            return super().train_step(data)
+
+    recorder = dualloss.tf.record(tmp_path / "run", every=2)
+    inner = keras_model()
+    model = Model(inner.inputs, inner.outputs)
+    model.compile(keras.optimizers.SGD(0.05), loss=recorder.loss(dualloss.tf.Loss(SPEC)), jit_compile=False)
+    model.fit(IMAGES, LABELS, batch_size=BATCH, epochs=2, shuffle=False, verbose=0, callbacks=[recorder])
+    report = diff(tmp_path / "run", runs / "torch")
+    assert report.ok and report.series["data"] == {0: 0.0, 2: 0.0, 4: 0.0}
 
 
 def test_keras_runs_several_steps_at_a_time(tmp_path: Path) -> None:
@@ -498,7 +529,8 @@ def test_large_arrays_are_hashed_and_sampled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sampled.sample(), whole.sample())
     assert sum(f.stat().st_size for f in (tmp_path / "a").rglob("*")) < 30_000
     assert diff(tmp_path / "a", tmp_path / "b").same_bits
-    assert not diff(tmp_path / "a", tmp_path / "c").same_bits  # which the sample does not show
+    report = diff(tmp_path / "a", tmp_path / "c")
+    assert not report.same_bits and "compared by a sample" in report.text()  # which does not show the difference
 
 
 def test_size_is_bounded(tmp_path: Path) -> None:
@@ -752,6 +784,13 @@ def test_scaled_targets(tmp_path: Path) -> None:
     write(tmp_path / "a", {"input": IMAGES[:4], "target": t})
     write(tmp_path / "b", {"input": IMAGES[:4], "target": t / np.float32(255)})
     found_in(diff(tmp_path / "a", tmp_path / "b"), "targets", 0, "b is 1/255 times a")
+
+
+def test_targets_that_cannot_be_compared(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"input": IMAGES, "target": LABELS % 3}, whole=500)
+    write(tmp_path / "b", {"input": IMAGES, "target": np.eye(3)[LABELS % 3]}, whole=500)
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert report.ok and not report.same_bits and "the targets cannot be compared" in report.text()
 
 
 def test_sample_weights_that_differ(tmp_path: Path) -> None:

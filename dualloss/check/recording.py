@@ -43,6 +43,8 @@ LEAST_BYTES = 1 << 16
 """The smallest ``max_bytes``: meta.json and a step have room."""
 _META_BYTES = 1 << 14
 _BLOCK = 1 << 16
+_LARGE = 1 << 19
+"""From so many bytes on a thread pays for itself."""
 _FOLDER = re.compile(r"step-(\d{8,})")
 _PARTIAL = re.compile(r"\.step-(\d{8,})\.partial")
 
@@ -70,12 +72,12 @@ class Statistics:
     inf: int
 
 
-def statistics(values: Array) -> Statistics:
-    """The statistics of an array of numbers or booleans."""
-    flat = values.reshape(-1)
+def statistics(raw: Array, dtype: str = "") -> Statistics:
+    """The statistics of an array of numbers or booleans; of the dtype "bfloat16", given its bits."""
+    flat = raw.reshape(-1)
     least, largest, total, squares, count, nan, inf = math.inf, -math.inf, 0.0, 0.0, 0, 0, 0
     for start in range(0, flat.size, _BLOCK):  # blocks stay in the cache
-        block = flat[start : start + _BLOCK].astype(np.float64)
+        block = widen(flat[start : start + _BLOCK], dtype).astype(np.float64)
         with np.errstate(all="ignore"):
             added = float(block.sum())
             if not math.isfinite(added):
@@ -83,7 +85,7 @@ def statistics(values: Array) -> Statistics:
                 nan, inf = nan + undefined, inf + int(np.isinf(block).sum())
                 block = block[np.isfinite(block)]
                 added = float(block.sum())
-            squares += float(block @ block)
+            squares += float(np.einsum("i,i->", block, block))  # not @, whose threads would wait for one another
         if block.size:
             least, largest = min(least, float(block.min())), max(largest, float(block.max()))
         total, count = total + added, count + block.size
@@ -111,6 +113,21 @@ def stride(size: int) -> int:
 def digest(raw: Array) -> str:
     """SHA-256 of the elements in C order, little-endian."""
     return hashlib.sha256(_bytes(raw)).hexdigest()
+
+
+@contextlib.contextmanager
+def _hashing(raw: Array, entry: dict[str, Any]) -> Iterator[None]:
+    """Add the hash to the entry; that of a large array is computed beside what is done meanwhile."""
+    if raw.nbytes < _LARGE:
+        entry["sha256"] = digest(raw)
+        yield
+        return
+    thread = threading.Thread(target=lambda: entry.update(sha256=digest(raw)))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _bytes(raw: Array) -> Array:
@@ -376,10 +393,9 @@ class Writer:
             "dtype": dtype,
             "shape": list(raw.shape),
             "channel_axis": None if raw.ndim < 2 else channel_axis,
-            "sha256": digest(raw),
-            "statistics": vars(statistics(widen(raw, dtype))),
         }
-        with self._lock, self._disk():
+        with self._lock, self._disk(), _hashing(raw, entry):
+            entry["statistics"] = vars(statistics(raw, dtype))
             if number != self.number or not self.chosen:
                 return
             if raw.nbytes <= INLINE:
@@ -401,7 +417,9 @@ class Writer:
                         self._stop("max_bytes")
                         return
                 file = _file_name(name)
-                entry |= {"kept": "sample" if "stride" in entry else "whole", "file": file, "stored": digest(raw)}
+                entry |= {"kept": "whole", "file": file}
+                if "stride" in entry:
+                    entry |= {"kept": "sample", "stored": digest(raw)}
                 folder = self._partial()
                 folder.mkdir(exist_ok=True)
                 with (folder / file).open("wb") as stream:
