@@ -804,7 +804,7 @@ def test_sample_weights_that_differ(tmp_path: Path) -> None:
 
 def test_another_model(tmp_path: Path) -> None:
     report = compared(tmp_path, kernel=KERNEL + np.float32(0.01))
-    found_in(report, "logits", 0, "the logits, so the model", "the weights differed before, weight most")
+    found_in(report, "logits", 0, "the logits, so the model", "the weights differed before: weight differs most")
 
 
 def test_a_model_that_computes_something_else(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ STAGES = ("data", "targets", "sample weights", "logits", "loss", "gradient", "up
 
 JUMP = 100.0
 """By how much rounding does not grow in one step."""
+_ROUNDED = 8 * EPSILON["float32"]
+"""What one update of the same weights by the same gradient rounds, relative, is less."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ class _Comparison:
         self.notes: dict[str, None] = {}
         self.series: dict[str, dict[int, float]] = {}
         self.bits = True
-        self.bits_until: list[int] = []
+        self.bits_until: set[int] = set()
+        self.same_gradient: set[int] = set()
         self.explanation: str | None = None
 
     def report(self) -> DiffReport:
@@ -184,7 +187,7 @@ class _Comparison:
             if found is None:
                 found = found_here
             if before and self.bits:
-                self.bits_until.append(step)
+                self.bits_until.add(step)
         if found is not None and found.stage == "loss":
             self._explain(found)
         growth = {name: _grow(values) for name, values in self.series.items() if name != "upstream"}
@@ -406,18 +409,17 @@ class _Comparison:
             texts.append("the data was not recorded in both: it could be that, too (rec.tensor('data', x))")
         if x.number == self.steps[0]:
             return _Found("logits", x.number, [*texts, *self._initial(x, y)])
-        return self._later("logits", x.number, texts, "input")
+        return self._later("logits", x.number, texts)
 
     def _initial(self, x: Step, y: Step) -> list[str]:
         """Whether the weights were the same before the first step."""
         pairs = _weight_pairs(x, y, "initial/")
         if not pairs:
             return []
-        sizes = [(self._measure("initial weights", x.number, a, b), a, b) for a, b in pairs]
-        size, a, b = max(sizes, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
-        if size <= allowed("weights", a, b):
+        size, worst = self._all_weights("initial weights", x.number, pairs)
+        if size <= allowed("weights", *pairs[0]):
             return ["the weights were the same before: the model computes something else"]
-        return [f"the weights differed before, {a.name.removeprefix('initial/')} most: {difference_text(a, b, size)}"]
+        return [f"the weights differed before: {worst}"]
 
     def _tensors(self, x: Step, y: Step) -> str | None:
         """The first of the other tensors that differs, in the order in which a recorded them."""
@@ -449,42 +451,58 @@ class _Comparison:
                     return [f"{other}'s are the {activation} of {name}'s: one model ends in it"]
         return []
 
-    def _later(self, quantity: str, step: int, texts: list[str], what: str) -> _Found:
+    def _later(self, quantity: str, step: int, texts: list[str]) -> _Found:
         """Logits or weights that differ though all before was the same: the update, or rounding that grew."""
-        row = {n: v for n, v in self.series[quantity].items() if n <= step}
-        numbers = sorted(row)
-        index = numbers.index(step)
-        if quantity == "logits" and index and self._same_weights(numbers[index - 1], row[step]):
+        row = self.series[quantity]
+        earlier = [n for n in row if n < step]
+        if quantity == "logits" and earlier and self._same_weights(earlier[-1], row[step]):
             texts.append(
-                f"the weights were the same after step {numbers[index - 1]}: the model computes something else (its "
-                "mode, dropout, running statistics)"
+                f"the weights were the same after step {earlier[-1]}: the model computes something else (its mode, "
+                "dropout, running statistics)"
             )
             return _Found("logits", step, texts)
-        for k, n in enumerate(numbers):
-            before = max(row[numbers[k - 1]], EPSILON["float32"]) if k else math.inf
-            exact = k > 0 and numbers[k - 1] in self.bits_until and row[n] > 0
-            if not (exact or (k and row[n] >= JUMP * before) or (not k and quantity == "weights" and n == step)):
-                continue
-            where = n if quantity == "weights" else numbers[k - 1]
-            more = [f"at step {n} the {quantity} differ by {row[n]:.2g}, relative"]
-            if exact:
-                more.append(f"up to step {numbers[k - 1]} everything recorded has the same bits, its gradient included")
-            if (between := n - numbers[k - 1] if k else 1) > 1:
-                more.append(f"the {between - 1} steps between were not recorded")
-            more.append(
-                "so it is the optimizer (its learning rate, momentum, decay, epsilon, clipping) or the backward pass "
-                "of the model"
-            )
-            factor = self._update_factor(where)
-            return _Found("update", where, [*([factor] if factor else []), *more, *texts[1:]])
-        grown = _grow(row)
-        extra = (
-            f"the {quantity} differ by {row[numbers[0]]:.2g} at step {numbers[0]}, by {row[step]:.2g} at step {step}"
-        )
+        for name in ("weights", "logits"):
+            if (onset := self._onset(name, step if name == quantity else step - 1)) is not None:
+                where, findings = onset
+                factor = self._update_factor(where)
+                rest = texts if quantity == "weights" else texts[1:]
+                return _Found("update", where, [*([factor] if factor else []), *findings, *rest])
+        grown = _grow({n: row[n] for n in (*earlier, step)})
+        first = min(row)
+        extra = f"the {quantity} differ by {row[first]:.2g} at step {first}, by {row[step]:.2g} at step {step}"
         more = [] if grown.shape is None else [_growth_text(grown)]
         if grown.shape == "power":
             more.append("such a growth is that of a small constant difference of every update, more than of rounding")
         return _Found("rounding", step, more, extra)
+
+    def _onset(self, quantity: str, last: int) -> tuple[int, list[str]] | None:
+        """The update by which the weights, or the logits after it, became more different than rounding makes them."""
+        row = {n: v for n, v in self.series.get(quantity, {}).items() if n <= last}
+        numbers = sorted(row)
+        for k, n in enumerate(numbers):
+            of_weights = quantity == "weights"
+            before = row[numbers[k - 1]] if k else self.series.get("initial weights", {}).get(n, 0.0)
+            exact = k > 0 and numbers[k - 1] in self.bits_until and row[n] > 0
+            jumps = (k > 0 or of_weights) and row[n] >= JUMP * max(before, EPSILON["float32"])
+            # One update of the same weights by the same gradient, which rounds once.
+            small = of_weights and before == 0 and n in self.same_gradient and row[n] >= _ROUNDED
+            if not (exact or jumps or small):
+                continue
+            found = [f"at step {n} the {quantity} differ by {row[n]:.2g}, relative"]
+            if small and not jumps and not exact:
+                found.append("more than one update rounds, unless it makes much of little, as Adam does")
+            if exact:
+                found.append(
+                    f"up to step {numbers[k - 1]} everything recorded has the same bits, the gradient included"
+                )
+            if k and (between := n - numbers[k - 1]) > 1:
+                found.append(f"the {between - 1} steps between were not recorded")
+            found.append(
+                "so it is the optimizer (its learning rate, momentum, decay, epsilon, clipping) or the backward pass "
+                "of the model"
+            )
+            return n if of_weights or not k else numbers[k - 1], found
+        return None
 
     def _same_weights(self, step: int, size: float) -> bool:
         """Whether the weights after a step were recorded, and differ far too little for such a difference."""
@@ -608,18 +626,32 @@ class _Comparison:
         return _Found("gradient", x.number, texts)
 
     def _update(self, x: Step, y: Step) -> _Found | None:
+        if all(row.get(x.number, 0.0) == 0 for row in self.series.values()):
+            self.same_gradient.add(x.number)
         pairs = _weight_pairs(x, y)
         if not pairs:
             return None
-        worst, where = 0.0, pairs[0]
+        size, worst = self._all_weights("weights", x.number, pairs)
+        return None if size <= allowed("weights", *pairs[0]) else self._later("weights", x.number, [worst])
+
+    def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str]:
+        """The relative difference of all weights together, since a bias that began at 0 is all rounding, and where it
+        is largest.
+        """
+        squares, total, worst, text = 0.0, 0.0, -1.0, ""
         for a, b in pairs:
-            found = self._measure("weights", x.number, a, b)
-            if not found <= worst:
-                worst, where = found, (a, b)
-        if worst <= allowed("weights", *where):
-            return None
-        text = f"{where[0].name} differs most: {difference_text(*where, worst)}"
-        return self._later("weights", x.number, [text, text], where[0].name)
+            found = self._measure(f"{quantity} {a.name}", step, a, b)
+            del self.series[f"{quantity} {a.name}"]
+            if math.isnan(found):
+                self._note(f"{a.name} has the shape {a.shape} in a, {b.name} {b.shape} in b: they were not compared")
+                continue
+            norm = max(a.statistics.norm or 0.0, b.statistics.norm or 0.0)
+            squares, total = squares + (found * norm) ** 2, total + norm**2
+            if found * norm > worst or not math.isfinite(found):
+                worst, text = found * norm, f"{_bare(a)} differs most: {difference_text(a, b, found)}"
+        size = math.sqrt(squares / total) if total and math.isfinite(squares) else math.inf if squares else 0.0
+        self.series.setdefault(quantity, {})[step] = size
+        return size, text
 
     def _explain(self, found: _Found) -> None:
         if self.explain is None:
@@ -631,6 +663,10 @@ class _Comparison:
             self._note("the losses' inputs were not kept whole, so why they differ cannot be said: record with whole=")
         else:
             self.explanation = self.explain(sides[0], sides[1])
+
+
+def _bare(weight: Stored) -> str:
+    return weight.name.partition("/")[2]
 
 
 def _is_data(name: str) -> bool:
