@@ -367,7 +367,9 @@ def test_keras_without_a_recorded_loss(tmp_path: Path) -> None:
 
 
 def test_data_in_fit(tmp_path: Path, runs: Path) -> None:
-    class Model(keras.Model):  # type: ignore[misc]
+    base: Any = keras.Model
+
+    class Model(base):
         def train_step(self, data: Any) -> Any:
             recorder.tensor("data", data[0])
             return super().train_step(data)
