@@ -18,7 +18,7 @@ import pytest
 
 import dualloss as dl
 from dualloss.check.diff import DiffReport, LossArrays, diff
-from dualloss.check.recording import LEAST_BYTES, Convention, Recording, RecordingError, Writer, statistics, stride
+from dualloss.recording import LEAST_BYTES, Convention, Recording, RecordingError, Writer, statistics, stride
 from dualloss.check.replay import check_recording
 from dualloss.cli import main
 from dualloss.exact import loss_and_gradient
@@ -571,7 +571,7 @@ def test_a_full_disk_stops_the_recording_only(tmp_path: Path, monkeypatch: pytes
 KILLED = """
 import sys
 import numpy as np
-from dualloss.check.recording import Writer
+from dualloss.recording import Writer
 writer = Writer(sys.argv[1], framework="torch", versions={})
 x = np.arange(50_000, dtype=np.float32)
 print("ready", flush=True)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from .recording import RecordingError
+from ..recording import RecordingError
 
 
 class Report(Protocol):

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from .recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Stored
-from .relations import (
+from ..recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Stored
+from .matching import (
     EPSILON,
     Array,
     allowed,

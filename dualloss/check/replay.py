@@ -13,8 +13,8 @@ import numpy as np
 from ..exact.reference import Output, loss_and_gradient
 from ..oracle import Result, evaluate, scaled_ulp_error
 from ..spec import Spec, from_json
-from .recording import Recording, RecordingError, Step, Stored, digest, plain, widen
-from .relations import Array, factor_text, fit_factor, json_ready, number
+from ..recording import Recording, RecordingError, Step, Stored, digest, plain, widen
+from .matching import Array, factor_text, fit_factor, json_ready, number
 
 ULP = 64.0
 """Up to so many units in the last place of the scale (2^-18 of it in float32) two losses are one, rounded otherwise.

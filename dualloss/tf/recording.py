@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import __version__
-from ..check.recording import THE_LOSS, Chosen, Convention, Writer, check_name
+from ..recording import THE_LOSS, Chosen, Convention, Writer, check_name
 from .distances import _in_xla
 from .loss import Loss
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..check.recording import THE_LOSS, Chosen, Convention, Writer, check_name
+from ..recording import THE_LOSS, Chosen, Convention, Writer, check_name
 from .loss import Loss
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .recording import Step, Stored
+from ..recording import Step, Stored
 
 Array = Any
 
