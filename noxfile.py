@@ -148,7 +148,7 @@ def bench(session: nox.Session) -> None:
     # What is used of them needs nothing but PyTorch.
     packages = ("segmentation-models-pytorch", "kornia", "kornia_rs")
     run(session, "python", "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps", *packages)
-    run(session, "python", "benchmarks/cost.py", *session.posargs, variables=VARIABLES)
+    run(session, "python", "benchmarks/cost.py", *session.posargs)
 
 
 @nox.session(reuse_venv=False, default=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,7 +138,28 @@ def torch_steps(loss: str, size: Size, modes: tuple[str, ...]) -> Iterator[tuple
             eager["peer"] = composed
         yield "eager", {name: step(criterion) for name, criterion in eager.items()}
     if "compile" in modes:
-        yield "compile", {name: step(torch.compile(criterion)) for name, criterion in losses.items()}
+        steps = {name: step(torch.compile(criterion)) for name, criterion in losses.items()}
+        if loss == "total_loss" and fast.enabled:
+            steps["kernel"] = kernel_step(1, x.detach().numpy(), y.numpy(), torch.get_num_threads())
+        yield "compile", steps
+
+
+def kernel_step(axis: int, x: np.ndarray, y: np.ndarray, threads: int) -> Step:
+    """The kernel of total_loss alone, its gradient in memory that it has already."""
+    from dualloss.fast.kernel import Arrays
+
+    what = fast.Signature(SPECS["total_loss"], x.shape[axis], x.ndim - 2, True, False, False, True)
+    program = fast.program(what)
+    assert program is not None
+    kernel = fast.compiled(what, False, True, True)
+    given = Arrays(True, axis, x, y, None, None, True)
+    numbers = [1.0] * program.parameters
+
+    def once() -> float:
+        kernel.run(given, numbers, threads)
+        return math.nan  # what it computes are sums
+
+    return once
 
 
 def tf_step(criterion: Callable[[Any, Any], Any], compiled: Callable[[Any], Any], y: Any, x: Any) -> Step:
@@ -288,17 +310,9 @@ def torch_demo() -> dict[str, Callable[[], Any]]:
         found.backward()
         found.item()
 
-    steps = {"step": step, "loss": loss}
+    steps: dict[str, Callable[[], Any]] = {"step": step, "loss": loss}
     if fast.enabled:
-        from dualloss.fast.kernel import Arrays
-
-        what = fast.Signature(SPECS["total_loss"], logits.shape[1], 2, True, False, False, True)
-        program = fast.program(what)
-        assert program is not None
-        kernel = fast.compiled(what, False, True, True)
-        given = Arrays(True, 1, logits.detach().numpy(), classes.numpy(), None, None, True)
-        numbers = [1.0] * program.parameters
-        steps["kernel"] = lambda: kernel.run(given, numbers, torch.get_num_threads())
+        steps["kernel"] = kernel_step(1, logits.detach().numpy(), classes.numpy(), torch.get_num_threads())
     return steps
 
 
@@ -318,7 +332,10 @@ def tf_demo() -> dict[str, Callable[[], Any]]:
     logits = tf.constant(net.predict(images, verbose=0))
 
     loss = tf_step(criterion, tf.function, classes, logits)
-    return {"step": lambda: net.train_on_batch(images, classes), "loss": loss}
+    steps: dict[str, Callable[[], Any]] = {"step": lambda: net.train_on_batch(images, classes), "loss": loss}
+    if fast.enabled:
+        steps["kernel"] = kernel_step(3, logits.numpy(), classes.numpy().astype(np.int64), os.cpu_count() or 1)
+    return steps
 
 
 def _examples() -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``dualloss parity | exhaustive | gpu | diff | check-recording``."""
+"""The command line: ``dualloss parity | exhaustive | gpu | compare | diff | check-recording``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .check.cli_recordings import add_commands
+from .check import cli_compare, cli_recordings
 
 if TYPE_CHECKING:
     from .parity.runner import Report
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     gpu = commands.add_parser("gpu", help="parity, exhaustive scans and timings on every device here, in one call")
     _parity_options(gpu)
     gpu.set_defaults(run=_gpu)
-    add_commands(commands)
+    cli_compare.add_command(commands)
+    cli_recordings.add_commands(commands)
     return parser
 
 

@@ -328,3 +328,35 @@ def test_xla_keeps_pairs_of_casts_absent(kind: Any) -> None:
         got = run("XLA", lambda x, f=factor: tf.cast(tf.cast(x * f, narrow), tf.float64) * 2.5, x)
         wanted = (x * factor).astype(np.float32).astype(kind).astype(np.float64) * 2.5
         absent(share(got, wanted) > 0, f"XLA drops casts to {np.dtype(kind).name} and back")
+
+
+def test_torch_square_roots_in_eager_mode_are_not_the_nearest() -> None:
+    """TorchOps corrects them by their exact rest."""
+    v = np.abs(values("square roots")) + 1e-3
+    present(share(torch.from_numpy(v).sqrt().numpy(), np.sqrt(v)) > 0, "square roots are corrected (TorchOps.sqrt)")
+
+
+def test_torch_divides_numbers_by_tensors_by_a_reciprocal() -> None:
+    """So the numerics divide no number but 1 by an array."""
+    v = np.abs(values("quotients")) + 1e-3
+    present(share((100.0 / torch.from_numpy(v)).numpy(), 100.0 / v) > 0.1, "no number but 1 is divided by an array")
+    absent(share((1.0 / torch.from_numpy(v)).numpy(), 1.0 / v) > 0, "PyTorch's reciprocals are inexact")
+
+
+def test_no_number_but_1_is_divided_by_an_array() -> None:
+    """Of constants alone Python computes the quotient."""
+    import ast
+    from pathlib import Path
+
+    import dualloss.exact
+
+    found = []
+    for file in Path(dualloss.exact.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (
+                isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.left, ast.Constant)
+            ):
+                continue
+            if node.left.value != 1.0 and not isinstance(node.right, ast.Constant):
+                found.append(f"{file.name}:{node.lineno}")
+    assert not found

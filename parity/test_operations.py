@@ -369,6 +369,23 @@ def permuted() -> tuple[Array, Array]:
     return bell("permuted", (5, 300)), falling(tied())
 
 
+def squares() -> Array:
+    """What square roots are taken of, from the smallest squares of float32 numbers to the largest sums of them."""
+    rng = np.random.default_rng(20)
+    size = np.ldexp(rng.uniform(1, 2, 1 << 17), rng.integers(-252, 300, 1 << 17))
+    return np.concatenate([[np.nan, np.inf, 1.0, 4.0, 2.0**-252], size, np.arange(1.0, 2000.0) ** 2 + 1])
+
+
+def rooted(v: Array) -> Array:
+    """IEEE's square root, proved by integers: no other is nearer."""
+    found = np.sqrt(v)
+    for square, root in zip(v[5::64].tolist(), found[5::64].tolist(), strict=True):
+        below, above = (Fraction(math.nextafter(root, side)) for side in (0.0, math.inf))
+        low, high = ((Fraction(root) + other) / 2 for other in (below, above))
+        assert low**2 < Fraction(square) < high**2
+    return found
+
+
 CONTRACTS: dict[str, Contract] = {
     **{f"load {name}": loading(name) for name in FORMATS},
     **{f"load {np.dtype(k).name}": whole_input(k) for k in (np.bool_, np.uint8, np.int8, np.int16, np.int32, np.int64)},
@@ -570,6 +587,7 @@ CONTRACTS: dict[str, Contract] = {
         ),
         grid,
     ),
+    "sqrt": elementwise(lambda ops, v: ops.sqrt(v), rooted, squares),
     "+ - * /": Contract(lambda ops, a, b: (a + b, a - b, a * b, a / b), lambda: in_range(*pairs()), exactly),
     "< > >= == <=": Contract(lambda ops, a, b: (a < b, a > b, a >= b, a == b, a <= b), pairs, compared),
     "+ - int64": Contract(

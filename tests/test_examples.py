@@ -21,24 +21,27 @@ def _examples_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
-@pytest.mark.parametrize(
-    ("script", "files"),
-    [
-        ("train_torch.py", {"PyTorch.npz"}),
-        ("train_keras.py", {"Keras.npz"}),
-        ("same_bits.py", {"PyTorch.npz", "Keras.npz", "loss_curves.png", "predictions.png"}),
-    ],
-)
-def test_script_runs(script: str, files: set[str], tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / script), "--quick", "--out", str(tmp_path / "out")]
+def run(script: str, *arguments: str, where: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=where, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {file.name for file in (tmp_path / "out").iterdir()} == files
-    if script == "same_bits.py":
-        assert " 0 of 180,226 values differ" in done.stdout
-        ours, theirs = (np.load(tmp_path / "out" / f"{name}.npz")["losses"] for name in ("PyTorch", "Keras"))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    return done.stdout
+
+
+def test_both_trainings_run_and_agree(tmp_path: Path) -> None:
+    """Its trainings are those of train_torch.py and train_keras.py."""
+    out = tmp_path / "out"
+    assert " 0 of 180,226 values differ" in run("same_bits.py", "--quick", "--out", str(out), where=tmp_path)
+    files = {"PyTorch.npz", "Keras.npz", "loss_curves.png", "predictions.png"}
+    assert {file.name for file in out.iterdir()} == files
+    ours, theirs = (np.load(out / f"{name}.npz")["losses"] for name in ("PyTorch", "Keras"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+@pytest.mark.parametrize("script", ["train_torch.py", "train_keras.py"])
+def test_a_training_starts_as_a_script(script: str, tmp_path: Path) -> None:
+    assert "--quick" in run(script, "--help", where=tmp_path)
 
 
 def test_nets_start_out_equal() -> None:

@@ -52,7 +52,7 @@ def mean_absolute_percentage_error(term: MeanAbsolutePercentageError, inputs: In
     """``100 |x - t| / max(|t|, epsilon)``."""
     ops, least = inputs.ops, float32(term.epsilon)
     d, size = inputs.x - inputs.t, ops.abs(inputs.t)
-    factor = 100.0 / ops.where(size > least, size, least)
+    factor = ops.ones_like(size) * 100.0 / ops.where(size > least, size, least)
     return per_channel(term, inputs, [ops.abs(d) * factor], lambda: sign(ops, d) * factor)
 
 

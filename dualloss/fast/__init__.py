@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ from .program import evaluate as combined
 from .trace import Unsupported
 
 _OPS = HostOps()
+_log = logging.getLogger(__name__)
 
 
 _allowed = os.environ.get("DUALLOSS_KERNELS", "1") != "0"
@@ -51,7 +54,8 @@ def program(what: Signature) -> Program | None:
     """The program of a loss; None where there is no kernel for it."""
     try:
         return trace(what)
-    except Unsupported:
+    except Unsupported as missing:
+        _log.info("no kernel computes %r (%s): the array engine does", what.spec, missing)
         return None
 
 
@@ -74,7 +78,10 @@ def compiled(what: Signature, first: bool, second: bool, gradient: bool) -> Any:
 
     traced = program(what)
     assert traced is not None
-    return Kernel(traced.rows(first, second), traced.gradient if gradient else None, what.channels)
+    started = time.perf_counter()
+    kernel = Kernel(traced.rows(first, second), traced.gradient if gradient else None, what.channels)
+    _log.info("compiled a kernel of %r in %.1f s", what.spec, time.perf_counter() - started)
+    return kernel
 
 
 @dataclass(frozen=True)

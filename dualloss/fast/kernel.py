@@ -20,9 +20,11 @@ from .layout import GEOMETRY, POINTERS, TILE
 from .program import Row
 from .trace import Node
 
-_RUN = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 4)
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *(ctypes.c_void_p,) * 4)
 _LEAST = 1 << 14
 """Elements below which a second thread costs more than it saves."""
+_MUCH = 1 << 27
+"""Bytes that no second thread gets: region terms need some thousands for each channel."""
 
 
 class Arrays:
@@ -127,7 +129,8 @@ class Kernel:
             if len(spatial) == 3:
                 plane = reach = spatial[1]
         rows = samples * height
-        if samples * positions * self.channels < _LEAST:
+        work = self.fixed + -(-self.rings.bytes(block, reach, self.channels) // 64) * 64
+        if samples * positions * self.channels < _LEAST or work > _MUCH:
             threads = 1
         # Some shares for each thread, but not so small that the rows around them, which stencils need, cost much.
         least = 32 * reach * (self.rings.stages - 1)
@@ -135,7 +138,6 @@ class Kernel:
         steps = [
             (self.channels * positions, *((1, self.channels) if last else (positions, 1))) for last in (x_last, t_last)
         ]
-        work = self.fixed + -(-self.rings.bytes(block, reach, self.channels) // 64) * 64
         sizes = (height, width, positions, block, plane)
         return np.array([*sizes, *steps[0], *steps[1], rows, share, threads, work], np.int64)
 
@@ -152,7 +154,9 @@ class Kernel:
         arrays = np.array([given.places.get(name, 0) for name in POINTERS], np.uint64)
         numbers = np.array(parameters, np.float64)
         states = np.zeros((self.count, STATE), np.int64)
-        self._run(*(a.ctypes.data for a in (arrays, geometry, numbers, states)))
+        if self._run(*(a.ctypes.data for a in (arrays, geometry, numbers, states))):
+            needed = int(geometry[GEOMETRY.index("work")] * geometry[GEOMETRY.index("threads")])
+            raise MemoryError(f"a kernel of {self.channels} channels needs {needed:,} bytes")
         return states
 
 

@@ -39,6 +39,10 @@ class Signature:
     trusted: bool = False
 
 
+_MOST = 1 << 17
+"""Channels whose digits a tile of positions can add up before they are taken over (:mod:`.sums`)."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What is summed over positions: a number for each, or one for each channel, summed by channel or altogether."""
@@ -150,7 +154,10 @@ def trace(what: Signature) -> Program:
             parts.append(gradient)
             scheduled.append(None if isinstance(by, float) else by)
     program = Program(graph, tuple(plans), engine.summed(ops, parts, scheduled) if parts else ops.zeros_like(x))
-    return _rewritten(program, trusted)
+    program = _rewritten(program, trusted)
+    if what.channels > _MOST and any(row.node.chan and not row.by_channel for row in program.rows(True, True)):
+        raise Unsupported(f"one sum over {what.channels} channels")
+    return program
 
 
 def _rewritten(program: Program, trusted: bool) -> Program:

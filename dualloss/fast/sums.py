@@ -44,7 +44,7 @@ class Sums:
     def add(self, channel: Any, value: Any, inside: Any) -> None:
         """What :func:`dualloss.exact.sums.state` does: the digits of a value, the counts of what is no number.
 
-        Digits are added as float64 numbers, which is exact for 2^20 of them; :meth:`flush` takes them over.
+        Digits are added as float64 numbers, which is exact for 2^19 of them; :meth:`flush` takes them over.
         """
         kernel, b = self.kernel, self.kernel.b
         value = b.select(inside, value, kernel.f(0.0))
@@ -97,7 +97,7 @@ class Sums:
                 b.store(b.add(b.load(place), b.zext(flag, VI)), place)
 
     def flush(self) -> None:
-        """Take the digits over to the limbs. They are below 2^52, coming from less than 2^20 vectors."""
+        """Take the digits over to the limbs. They are below 2^51, coming from at most 2^19 vectors."""
         kernel, b = self.kernel, self.kernel.b
 
         def one(channel: Any) -> None:

@@ -47,7 +47,8 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     b.position_at_end(after)
     b.ret(ir.Constant(pointer, None))
 
-    run = function("run", ir.VoidType(), [*places[:3], places[5]])
+    # 0, or 1 where there is no memory.
+    run = function("run", I32, [*places[:3], places[5]])
     arrays, geometry, parameters, states = run.args
     b = ir.IRBuilder(run.append_basic_block())
     allocate = function("malloc", pointer, [I64])
@@ -63,8 +64,15 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     # Every thread's part begins where a cache line does: its vectors are aligned, and no two threads share a line.
     each = b.add(work, I64(-(-(size + 8 * _FIELDS) // 64) * 64))
     given = b.call(allocate, [b.add(b.mul(each, threads), I64(64))])
+    none = ir.Constant(pointer, None)
+    with b.if_then(b.icmp_unsigned("==", given, none), likely=False):
+        b.ret(I32(1))
     memory = b.inttoptr(b.and_(b.add(b.ptrtoint(given, I64), I64(63)), I64(-64)), pointer)
-    ids = b.bitcast(b.call(allocate, [b.mul(threads, I64(8))]), I64.as_pointer())
+    held = b.call(allocate, [b.mul(threads, I64(8))])
+    with b.if_then(b.icmp_unsigned("==", held, none), likely=False):
+        b.call(free, [given])
+        b.ret(I32(1))
+    ids = b.bitcast(held, I64.as_pointer())
 
     def of(k: Any) -> tuple[Any, Any]:
         """A thread's fields and its states."""
@@ -117,8 +125,8 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
 
     count_up(b, I64(0), threads, add)
     b.call(free, [given])
-    b.call(free, [b.bitcast(ids, pointer)])
-    b.ret_void()
+    b.call(free, [held])
+    b.ret(I32(0))
 
     call = function("call", ir.VoidType(), [pointer, pointer.as_pointer()])
     outputs, inputs = call.args
@@ -133,8 +141,23 @@ def add_run(module: ir.Module, kernel: Any, gradient: bool, count: int) -> None:
     if gradient:
         b.store(b.load(b.gep(result, [I64(1)])), b.gep(held, [I32(0), I32(last)]))
     b.call(module.globals["llvm.memset.p0i8.i64"], [states, I8(0), I64(size), I1(0)])
-    b.call(run, [
-        b.gep(held, [I32(0), I32(0)]), b.bitcast(geometry, I64.as_pointer()),
-        b.bitcast(parameters, F64.as_pointer()), b.bitcast(states, I64.as_pointer()),
+    sizes = b.bitcast(geometry, I64.as_pointer())
+    failed = b.call(run, [
+        b.gep(held, [I32(0), I32(0)]), sizes, b.bitcast(parameters, F64.as_pointer()),
+        b.bitcast(states, I64.as_pointer()),
     ])  # fmt: skip
+    with b.if_then(b.icmp_signed("!=", failed, I32(0)), likely=False):  # XLA takes no errors: everything is NaN
+
+        def mark(i: Any) -> None:
+            b.store(I64(1), b.gep(b.bitcast(states, I64.as_pointer()), [b.add(b.mul(i, I64(STATE)), I64(STATE - 1))]))
+
+        count_up(b, I64(0), I64(count), mark)
+        if gradient:
+            rows, height, sample = (
+                b.load(b.gep(sizes, [I64(GEOMETRY.index(name))])) for name in ("rows", "height", "x_sample")
+            )
+            bytes = b.mul(
+                b.mul(b.sdiv(rows, b.select(b.icmp_signed(">", height, I64(0)), height, I64(1))), sample), I64(4)
+            )
+            b.call(module.globals["llvm.memset.p0i8.i64"], [b.load(b.gep(result, [I64(1)])), I8(-1), bytes, I1(0)])
     b.ret_void()

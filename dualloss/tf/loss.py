@@ -124,7 +124,8 @@ class Loss(keras.losses.Loss):
             sample_weight: weights or a mask.
             return_terms: also return a dict of each term's value before its weight, without gradient, for logging.
             totals: what :meth:`sums` gives for the whole batch of which this is a part (exact numerics): with its
-                normalisers the gradients of the parts are those of the whole, to the bit, and their losses its shares.
+                normalisers the gradients of the parts are those of the whole, to the bit. Their losses are its
+                shares; of a ratio of sums, such as Dice, each is the whole: log what :meth:`from_sums` gives.
 
         Raises:
             TypeError: unsupported dtypes.
@@ -358,7 +359,7 @@ class Loss(keras.losses.Loss):
                 given, totals, weights = args
                 spread = self._forward(given._replace(y_pred=y_pred), totals, weights, upstream)[2]
                 return self._backward(None, spread, y_pred.dtype.name), again
-            return self._backward(upstream, gradient, y_pred.dtype.name), again
+            return self._times(upstream, gradient, y_pred.dtype), again
 
         @tf.custom_gradient
         def attached(y_pred: Tensor) -> Any:
@@ -381,6 +382,16 @@ class Loss(keras.losses.Loss):
             weights=self._native_weights(),
         )
 
+    def _times(self, upstream: Tensor, gradient: Tensor, dtype: Any) -> Tensor:
+        """The float32 gradient for an upstream gradient, in the input's dtype."""
+
+        def product() -> Tensor:
+            return self._backward(upstream, gradient, dtype.name)
+
+        if dtype != tf.float32 or not fast.spares_products():
+            return product()
+        return tf.cond(tf.equal(upstream, 1.0), lambda: gradient, product)
+
     def _attach_native(self, given: _Given, loss: Tensor, gradient: Tensor) -> Tensor:
         """The loss with the gradient that a kernel gave; a derivative of that is the formulas'."""
 
@@ -395,7 +406,7 @@ class Loss(keras.losses.Loss):
                     first = inner.gradient(value, y_pred, output_gradients=upstream)
                 return outer.gradient(first, [y_pred, upstream], output_gradients=above[0])
 
-            return self._backward(upstream, gradient, y_pred.dtype.name), again
+            return self._times(upstream, gradient, y_pred.dtype), again
 
         @tf.custom_gradient
         def attached(y_pred: Tensor) -> Any:

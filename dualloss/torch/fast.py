@@ -71,7 +71,9 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     if _at_once(upstream):
         if gpu.serves(gradient.device):  # a look at upstream would wait for the device
             return gpu.scaled(gradient, upstream, in_place=not _kept())
-        return gradient if float(upstream) == 1.0 else _times(gradient, upstream)
+        if float(upstream) != 1.0:
+            return _times(gradient, upstream)
+        return gradient.clone() if _kept() else gradient  # who gets it may change it
     product: Tensor = _scaled(gradient, upstream)
     return product
 
@@ -116,7 +118,7 @@ def _compute(
         return *computed, input.new_empty(0, dtype=torch.float32) if place is None else place
 
     def array(v: Tensor | None, dtype: torch.dtype | None = None) -> np.ndarray | None:
-        return None if v is None else v.detach().to(dtype).numpy()
+        return None if v is None else v.detach().to(dtype).resolve_neg().numpy()
 
     given, masked = array(target, None if labels else torch.float32), array(mask)
     if labels and not trusted:

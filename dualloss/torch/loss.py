@@ -85,7 +85,8 @@ class Loss(nn.Module):
             sample_weight: weights or a mask.
             return_terms: also return a dict of each term's value before its weight, detached, for logging.
             totals: what :meth:`sums` gives for the whole batch of which this is a part (exact numerics): with its
-                normalisers the gradients of the parts are those of the whole, to the bit, and their losses its shares.
+                normalisers the gradients of the parts are those of the whole, to the bit. Their losses are its
+                shares; of a ratio of sums, such as Dice, each is the whole: log what :meth:`from_sums` gives.
 
         Raises:
             TypeError: unsupported dtypes or devices.

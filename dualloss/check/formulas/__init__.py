@@ -1,0 +1,13 @@
+"""What losses may compute, as float64 formulas whose conventions are options: the hypotheses of a comparison."""
+
+from . import classification, region, regression, stencil
+from ._base import Family
+
+FAMILIES: tuple[Family, ...] = (
+    *classification.FAMILIES,
+    *regression.FAMILIES,
+    *region.FAMILIES,
+    *stencil.FAMILIES,
+)
+
+__all__ = ["FAMILIES", "Family"]
