@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pytest
 
 import dualloss as dl
 from dualloss.check.diff import DiffReport, LossArrays, diff
-from dualloss.recording import LEAST_BYTES, Convention, Recording, RecordingError, Writer, statistics, stride
 from dualloss.check.replay import check_recording
 from dualloss.cli import main
 from dualloss.exact import loss_and_gradient
+from dualloss.recording import LEAST_BYTES, Convention, Recording, RecordingError, Writer, statistics, stride
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -862,8 +862,9 @@ def test_a_loss_of_another_kind_is_explained(tmp_path: Path) -> None:
     train_torch(tmp_path / "b", criterion=torch.nn.CrossEntropyLoss())
     seen: list[LossArrays] = []
 
-    def explain(a: LossArrays, b: LossArrays) -> str:
-        seen.extend((a, b))
+    def explain(a: Sequence[LossArrays], b: Sequence[LossArrays]) -> str:
+        assert len(a) == len(b) == 6
+        seen.extend((a[0], b[0]))
         return "b lacks the boundary term"
 
     report = diff(tmp_path / "a", tmp_path / "b", explain=explain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -56,8 +56,11 @@ class LossArrays:
     kind: str
 
 
-Explain = Callable[[LossArrays, LossArrays], str]
-"""Says why two losses of the same input and target differ."""
+Explain = Callable[[Sequence[LossArrays], Sequence[LossArrays]], str]
+"""Says why two losses differ: called with what both computed, first at the step where they differed (from the same input
+and target), then at up to :data:`EXPLAINED` others.
+"""
+EXPLAINED = 15
 
 
 @dataclass(frozen=True)
@@ -656,13 +659,13 @@ class _Comparison:
     def _explain(self, found: _Found) -> None:
         if self.explain is None:
             return
-        sides = [
-            _loss_arrays(recording.steps[found.step], recording) for recording in (self.a, self.b)
-        ]  # fmt: skip
-        if sides[0] is None or sides[1] is None:
+        numbers = [found.step, *(n for n in self.steps if n > found.step)][: 1 + EXPLAINED]
+        sides = [[_loss_arrays(recording.steps[n], recording) for n in numbers] for recording in (self.a, self.b)]
+        known = [[arrays for arrays in side if arrays is not None] for side in sides]
+        if sides[0][0] is None or sides[1][0] is None:
             self._note("the losses' inputs were not kept whole, so why they differ cannot be said: record with whole=")
         else:
-            self.explanation = self.explain(sides[0], sides[1])
+            self.explanation = self.explain(known[0], known[1])
 
 
 def _bare(weight: Stored) -> str:

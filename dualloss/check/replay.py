@@ -12,8 +12,8 @@ import numpy as np
 
 from ..exact.reference import Output, loss_and_gradient
 from ..oracle import Result, evaluate, scaled_ulp_error
-from ..spec import Spec, from_json
 from ..recording import Recording, RecordingError, Step, Stored, digest, plain, widen
+from ..spec import Spec, from_json
 from .matching import Array, factor_text, fit_factor, json_ready, number
 
 ULP = 64.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -50,47 +51,26 @@ class Recorder:
         Raises:
             RuntimeError: the recording has a loss already. From the call: it was traced by ``torch.compile``.
         """
-        known = isinstance(criterion, Loss)
         axis = getattr(criterion, "channel_axis", 1) if channel_axis == "auto" else channel_axis
         function = criterion.forward if isinstance(criterion, nn.Module) else criterion
         convention = Convention.of(function, order, "input-first")
         self._writer.describe(**_description(criterion))
+        recorded = functools.partial(self._recorded, criterion, convention, axis)
+        eager: list[Callable[..., Any]] = []
 
         @functools.wraps(function)
-        def recorded(*args: Any, **kwargs: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 raise RuntimeError(
                     "a recorded loss was traced by torch.compile, expected it outside of what is compiled"
                 )
-            number = self._writer.begin(THE_LOSS) if torch.is_grad_enabled() else None
-            if number is None:
-                return criterion(*args, **kwargs)
-            input, target, weight = convention.find(args, kwargs)
-            last = input.ndim if isinstance(input, Tensor) else None
-            for name, value in (("input", input), ("target", target), ("sample_weight", weight)):
-                if isinstance(value, Tensor):
-                    self._put(number, name, value, axis if value.ndim == last and name != "sample_weight" else None)
-            if isinstance(input, Tensor) and input.requires_grad:
-                input = input.view_as(input)  # so that what else uses the input is not in its gradient
-                input.register_hook(lambda gradient: self._put(number, "gradient", gradient, axis))
-                args, kwargs = convention.replace(args, kwargs, input)
-            if known and isinstance(criterion, Loss):
-                if criterion.spec.scheduled:
-                    self._writer.note(schedule=int(criterion.step))
-                loss, terms = criterion(*args, **{**kwargs, "return_terms": True})
-                for name, value in terms.items():
-                    self._put(number, f"terms/{name}", value)
-                result = (loss, terms) if kwargs.get("return_terms") else loss
-            else:
-                result = criterion(*args, **kwargs)
-                loss = result[0] if isinstance(result, tuple) and result else result
-            if isinstance(loss, Tensor):
-                self._put(number, "loss", loss)
-                if loss.requires_grad:
-                    loss.register_hook(lambda gradient: self._put(number, "upstream", gradient))
-            return result
+            if "torch._dynamo" not in sys.modules:
+                return recorded(args, kwargs)
+            if not eager:  # not before it is needed, since that imports the compiler
+                eager.append(torch.compiler.disable(recorded))
+            return eager[0](args, kwargs)
 
-        return recorded
+        return called
 
     def tensor(self, name: str, value: Any, *, channel_axis: int | None = None) -> None:
         """Store a tensor or an array at a chosen step, such as the batch as "data".
@@ -118,6 +98,42 @@ class Recorder:
     def close(self) -> None:
         """End the recording. What was recorded goes on working, and records nothing."""
         self._writer.close()
+
+    def _recorded(
+        self,
+        criterion: Callable[..., Any],
+        convention: Convention,
+        axis: int | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        number = self._writer.begin(THE_LOSS) if torch.is_grad_enabled() else None
+        if number is None:
+            return criterion(*args, **kwargs)
+        input, target, weight = convention.find(args, kwargs)
+        last = input.ndim if isinstance(input, Tensor) else None
+        for name, value in (("input", input), ("target", target), ("sample_weight", weight)):
+            if isinstance(value, Tensor):
+                self._put(number, name, value, axis if value.ndim == last and name != "sample_weight" else None)
+        if isinstance(input, Tensor) and input.requires_grad:
+            input = input.view_as(input)  # so that what else uses the input is not in its gradient
+            input.register_hook(lambda gradient: self._put(number, "gradient", gradient, axis))
+            args, kwargs = convention.replace(args, kwargs, input)
+        if isinstance(criterion, Loss):
+            if criterion.spec.scheduled:
+                self._writer.note(schedule=int(criterion.step))
+            loss, terms = criterion(*args, **{**kwargs, "return_terms": True})
+            for name, value in terms.items():
+                self._put(number, f"terms/{name}", value)
+            result = (loss, terms) if kwargs.get("return_terms") else loss
+        else:
+            result = criterion(*args, **kwargs)
+            loss = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(loss, Tensor):
+            self._put(number, "loss", loss)
+            if loss.requires_grad:
+                loss.register_hook(lambda gradient: self._put(number, "upstream", gradient))
+        return result
 
     def _put(self, number: int, name: str, value: Any, channel_axis: int | None = None) -> None:
         dtype = None
