@@ -781,6 +781,25 @@ def test_one_hot_and_indices_are_the_same_targets_in_another_encoding(tmp_path: 
     found_in(report, "targets", 0, "plus 1, but for 1 label", "encoded differently")
 
 
+def test_labels_of_another_order_go_with_the_logits(tmp_path: Path) -> None:
+    """One label a sample: as labels alone they could as well be renamed."""
+    x, y = IMAGES[:4, 0, 0], np.array([0, 1, 2, 0])
+    write(tmp_path / "a", {"input": x, "target": y})
+    write(tmp_path / "b", {"input": x[ORDER], "target": y[ORDER]})
+    write(tmp_path / "c", {"input": x, "target": y[ORDER]})
+    found_in(
+        diff(tmp_path / "a", tmp_path / "b"), "data", 0, "a's samples are b's 1, 3, 0, 2 (targets and logits alike)"
+    )
+    found_in(diff(tmp_path / "a", tmp_path / "c"), "targets", 0, "; but the logits come in the same order")
+
+
+def test_soft_targets(tmp_path: Path) -> None:
+    soft = 0.9 * np.eye(3, dtype=np.float32)[LABELS % 3] + np.float32(0.1 / 3)
+    write(tmp_path / "a", {"input": IMAGES, "target": LABELS % 3})
+    write(tmp_path / "b", {"input": IMAGES, "target": soft})
+    found_in(diff(tmp_path / "a", tmp_path / "b"), "targets", 0, "b's are soft", "b dense, float32")
+
+
 def test_scaled_targets(tmp_path: Path) -> None:
     t = np.abs(IMAGES[:4])
     write(tmp_path / "a", {"input": IMAGES[:4], "target": t})

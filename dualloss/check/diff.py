@@ -57,8 +57,10 @@ class LossArrays:
 
 
 Explain = Callable[[Sequence[LossArrays], Sequence[LossArrays]], str]
-"""Says why two losses differ: called with what both computed, first at the step where they differed (from the same input
-and target), then at up to :data:`EXPLAINED` others.
+"""Says why two losses differ.
+
+It is called with what both computed: first at the step where they differed, from the same input and target; then at up
+to :data:`EXPLAINED` steps after it, from what each of them got.
 """
 EXPLAINED = 15
 
@@ -342,29 +344,38 @@ class _Comparison:
             return _Found("targets", x.number, [difference_text(a, b, size)])
         if left.encoding != right.encoding:
             self._note(f"the targets are encoded differently: a {left.encoding}; b {right.encoding}")
-        row = self.series.setdefault("targets", {})
         if left.labels is not None and right.labels is not None and left.labels.shape == right.labels.shape:
-            row[x.number] = share_differing(left.labels, right.labels)
-            self.bits &= row[x.number] == 0
-            if row[x.number] == 0:
-                return None
-            order = find_order(left.labels, right.labels, 0.0)
-            texts = [labels_text(left.labels, right.labels)]
-            turned = turned_text(left.labels, right.labels, False, 0.0)
-            if order is not None and "differ" in texts[0]:
-                return self._ordered(x, y, order, left.labels, right.labels)
-            if turned is not None and "differ" in texts[0]:
-                texts = [turned]
-            return self._moved(x, y, _Found("targets", x.number, texts))
+            share = share_differing(left.labels, right.labels)
+            self.series.setdefault("targets", {})[x.number] = share
+            self.bits &= share == 0
+            return None if share == 0 else self._labels(x, y, left.labels, right.labels)
         size = self._measure("targets", x.number, a, b)
         if size <= allowed("data", a, b):
             return None
         if left.values.shape == right.values.shape:
+            if (found := self._together(x, y, left.values, right.values)) is not None:
+                return found
             order = find_order(left.values, right.values, allowed("data", a, b))
             if order is not None:
-                return self._ordered(x, y, order, left.values, right.values)
+                return self._ordered(x, y, order)
         texts = self._relation(a, b, "data")
+        for hard, soft, name in ((left, right, "b"), (right, left, "a")):
+            if hard.labels is not None and soft.values.shape[:-1] == hard.labels.shape and soft.labels is None:
+                same = np.array_equal(soft.values.argmax(-1), hard.labels)
+                texts += [f"{name}'s are soft, with the same largest classes (label smoothing in the data?)"] * same
         return self._moved(x, y, _Found("targets", x.number, texts or [difference_text(a, b, size)]))
+
+    def _labels(self, x: Step, y: Step, left: Array, right: Array) -> _Found:
+        """How labels differ."""
+        if (found := self._together(x, y, left, right)) is not None:
+            return found
+        text = labels_text(left, right)
+        if "differ" in text:  # no label stands for another one
+            order = find_order(left, right, 0.0)
+            if order is not None:
+                return self._ordered(x, y, order)
+            text = turned_text(left, right, False, 0.0) or text
+        return self._moved(x, y, _Found("targets", x.number, [text]))
 
     def _moved(self, x: Step, y: Step, found: _Found) -> _Found:
         """If another batch has these targets, it is the data that differ, unless those were recorded, and same."""
@@ -374,20 +385,27 @@ class _Comparison:
                 found.stage = "data"
         return found
 
-    def _ordered(self, x: Step, y: Step, order: Array, left: Array, right: Array) -> _Found:
-        """Targets in another order: with the data and the logits, or against them."""
-        if any(_is_data(name) and name in y.arrays for name in x.arrays):
-            text = f"{order_text(order)}; but the data come in the same order"
-            return _Found("targets", x.number, [text])
+    def _together(self, x: Step, y: Step, left: Array, right: Array) -> _Found | None:
+        """Targets and logits in the same other order: the data are."""
         a, b = x.arrays.get("input"), y.arrays.get("input")
-        if a is not None and b is not None and a.whole and b.whole and a.shape == b.shape:
-            with_data = find_order(a.values(), b.values(), 10 * allowed("logits", a, b))
-            if with_data is not None and np.array_equal(left, right[with_data]):
-                return _Found("data", x.number, [f"{order_text(with_data)} (targets and logits alike)"])
-            if relative(a.values(), b.values()) <= allowed("logits", a, b):
-                text = f"{order_text(order)}; but the logits come in the same order"
-                return _Found("targets", x.number, [text])
-        return _Found("targets", x.number, [order_text(order)])
+        if a is None or b is None or not (a.whole and b.whole) or a.shape != b.shape:
+            return None
+        order: Array = find_order(a.values(), b.values(), 10 * allowed("logits", a, b))
+        if order is None or not np.array_equal(left, right[order]):
+            return None
+        return _Found("data", x.number, [f"{order_text(order)} (targets and logits alike)"])
+
+    def _ordered(self, x: Step, y: Step, order: Array) -> _Found:
+        """Targets alone in another order."""
+        text = order_text(order)
+        if any(_is_data(name) and name in y.arrays for name in x.arrays):
+            text += "; but the data come in the same order"
+        else:
+            a, b = x.arrays.get("input"), y.arrays.get("input")
+            pair = None if a is None or b is None else as_pair(a, b)
+            if a is not None and b is not None and pair is not None and relative(*pair[:2]) <= allowed("logits", a, b):
+                text += "; but the logits come in the same order"
+        return _Found("targets", x.number, [text])
 
     def _weights(self, x: Step, y: Step) -> _Found | None:
         compared = self._compare("sample weights", x, y, "sample_weight")
