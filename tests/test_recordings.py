@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -1114,6 +1115,22 @@ def test_what_cannot_be_replayed(tmp_path: Path) -> None:
     write(tmp_path / "shapes", {"input": IMAGES, "target": LABELS[:1], "loss": np.float32(1)})
     with pytest.raises(RecordingError, match="target has shape"):
         check_recording(tmp_path / "shapes", SPEC)
+
+
+# --- The guide
+
+
+def test_the_examples_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recording.md").read_text()
+    examples = re.findall(r"<!-- example -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        exec(example, {})
+    for name in ("run-torch", "run-keras"):
+        assert list(Recording(name).steps) == [0, 2, 4, 6, 8]
+        assert check_recording(name).same_bits
+    assert diff("run-torch", "run-keras").stage == "targets"
 
 
 # --- The commands
