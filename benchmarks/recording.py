@@ -125,11 +125,12 @@ def measure(framework: str, size: tuple[int, ...], rounds: int) -> dict[str, flo
         times: dict[str, list[float]] = {name: [] for name in steps}
         for step in steps.values():
             step()
-        for _ in range(rounds):
-            for name, step in steps.items():
+        names = list(steps)
+        for number in range(rounds):
+            for name in (*names[number % len(names) :], *names[: number % len(names)]):
                 started = time.perf_counter()
                 for _ in range(BLOCK):
-                    step()
+                    steps[name]()
                 times[name].append(1e3 * (time.perf_counter() - started) / BLOCK)
     return {name: statistics.median(values) for name, values in times.items()}
 
