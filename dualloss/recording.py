@@ -451,8 +451,7 @@ class Writer:
             self._open = False
 
     def _finish(self) -> None:
-        text = json.dumps({"step": self.number, "notes": self._notes, "arrays": self._arrays}, allow_nan=False)
-        data = text.encode()
+        data = seal({"step": self.number, "notes": self._notes, "arrays": self._arrays}).encode()
         if not self._room(len(data)):
             self._stop("max_bytes")
             return
@@ -511,6 +510,15 @@ def _chooser(steps: Chosen | None, every: int) -> tuple[Callable[[int], bool], A
             raise TypeError(f"steps holds {number!r}, expected integers")
     listed = sorted(map(int, numbers))
     return numbers.__contains__, listed if len(listed) <= 100 else f"{len(listed)} numbers up to {listed[-1]}"
+
+
+def seal(step: dict[str, Any]) -> str:
+    """What stands in step.json: an object with a hash of itself, by which damage shows."""
+    return json.dumps({**step, "sha256": _hash_of(step)}, allow_nan=False)
+
+
+def _hash_of(step: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(step, sort_keys=True).encode()).hexdigest()
 
 
 def _file_name(name: str) -> str:
@@ -579,18 +587,23 @@ class Stored:
         if self._data is not None:
             return np.frombuffer(self._data, _numpy_dtype(self.dtype)).reshape(self.shape)
         assert self._file is not None
-        return np.load(self._file, allow_pickle=False)
+        count = self.size if self.stride is None else -(-self.size // self.stride)
+        dtype = _numpy_dtype(self.dtype)
+        with self._file.open("rb") as stream:
+            begin = stream.read(10)
+            offset = 10 + int.from_bytes(begin[8:], "little")
+            if begin[:8] != b"\x93NUMPY\x01\x00" or self._file.stat().st_size != offset + count * dtype.itemsize:
+                raise ValueError(f"{self._file.name} is no .npy file of {count} elements")
+        flat = np.fromfile(self._file, dtype, offset=offset)
+        return flat.reshape(self.shape) if self.whole else flat
 
     def check(self) -> str | None:
         """What is wrong with what is stored; None: nothing."""
         try:
             raw = self._load()
-        except (OSError, ValueError, EOFError) as error:
-            return f"{self.name} cannot be read ({' '.join(str(error).split())})"
-        count = self.size if self.stride is None else -(-self.size // self.stride)
-        if raw.size != count or raw.dtype != _numpy_dtype(self.dtype) or digest(raw) != self._stored:
-            return f"{self.name} is damaged: its hash is another one"
-        return None
+        except (OSError, ValueError) as error:
+            return f"{self.name} cannot be read ({error})"
+        return None if digest(raw) == self._stored else f"{self.name} is damaged: its hash is another one"
 
 
 @functools.cache
@@ -673,30 +686,42 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise RecordingError(f"{where}is no recording, expected a folder with a {META}")
     try:
         meta = json.loads((path / META).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordingError(f"{where}is no recording: its {META} cannot be read ({error})") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise RecordingError(f"{where}is no recording: its {META} has no format {FORMAT!r}")
     if meta.get("version") != VERSION:
         raise RecordingError(
             f"{where}has the format version {meta.get('version')!r}, this version of dualloss reads {VERSION}: read it "
-            f"with the one that wrote it, {meta.get('versions', {}).get('dualloss', 'unknown')}"
+            f"with the one that wrote it ({meta.get('versions')})"
         )
-    missing = [key for key in ("framework", "loss", "sampled_from", "stopped_at", "stopped_by") if key not in meta]
-    if missing:
-        raise RecordingError(f"{where}is no recording: its {META} has no {missing[0]!r}")
+    for key, kinds in _META_KINDS.items():
+        if key not in meta or not isinstance(meta[key], kinds):
+            came = f"{meta[key]!r}" if key in meta else "nothing"
+            raise RecordingError(f"{where}is no recording: its {META} has {came} for {key!r}")
+    if any(not isinstance(value, str) for value in (meta["loss"] or {}).values()):
+        raise RecordingError(f"{where}is no recording: its {META} has {meta['loss']!r} for 'loss'")
     return meta
+
+
+_NOTHING = type(None)
+_META_KINDS: dict[str, tuple[type, ...]] = {
+    "framework": (str,), "loss": (dict, _NOTHING), "sampled_from": (int, _NOTHING), "stopped_at": (int, _NOTHING),
+    "stopped_by": (str, _NOTHING), "closed": (bool,),
+}  # fmt: skip
 
 
 def _read_step(folder: Path, number: int) -> Step | str:
     """The step, or what is wrong with it."""
     try:
         found = json.loads((folder / STEP).read_text())
+        if found.pop("sha256") != _hash_of(found):
+            return f"{STEP} is damaged: its hash is another one"
         if found["step"] != number:
             return f"{STEP} is that of step {found['step']}"
         arrays = {name: _stored(folder, name, entry) for name, entry in found["arrays"].items()}
         step = Step(number, arrays, dict(found["notes"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{STEP} cannot be read ({type(error).__name__}: {error})"
     return next((wrong for array in arrays.values() if (wrong := array.check())), step)
 

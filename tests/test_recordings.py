@@ -22,7 +22,16 @@ from dualloss.check.diff import DiffReport, LossArrays, diff
 from dualloss.check.replay import check_recording
 from dualloss.cli import main
 from dualloss.exact import loss_and_gradient
-from dualloss.recording import LEAST_BYTES, Convention, Recording, RecordingError, Writer, statistics, stride
+from dualloss.recording import (
+    LEAST_BYTES,
+    Convention,
+    Recording,
+    RecordingError,
+    Writer,
+    seal,
+    statistics,
+    stride,
+)  # fmt: skip
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -602,7 +611,7 @@ def test_a_killed_process_leaves_a_readable_recording(tmp_path: Path) -> None:
 
 def test_incomplete_and_damaged_steps_are_dropped(tmp_path: Path) -> None:
     x = np.arange(100.0)
-    path = write(tmp_path / "run", *({"input": x + k} for k in range(6)))
+    path = write(tmp_path / "run", *({"input": x + k} for k in range(7)))
     (path / "step-00000000" / "step.json").write_text("{")
     (path / "step-00000001" / "input.npy").unlink()
     data = bytearray((path / "step-00000002" / "input.npy").read_bytes())
@@ -611,12 +620,22 @@ def test_incomplete_and_damaged_steps_are_dropped(tmp_path: Path) -> None:
     (path / "step-00000003").rename(path / ".step-00000003.partial")
     entry = json.loads((path / "step-00000004" / "step.json").read_text())
     entry["arrays"]["input"]["file"] = "../step-00000005/input.npy"
-    (path / "step-00000004" / "step.json").write_text(json.dumps(entry))
+    del entry["sha256"]
+    (path / "step-00000004" / "step.json").write_text(seal(entry))
+    text = (path / "step-00000005" / "step.json").read_text()
+    (path / "step-00000005" / "step.json").write_text(text.replace('"nan": 0', '"nan": 1'))
     found = Recording(path)
-    assert list(found.steps) == [5]
+    assert list(found.steps) == [6]
     for line, expected in zip(
         sorted(found.dropped),
-        ("step.json cannot be read", "input cannot be read", "input is damaged", "incomplete", "without a folder"),
+        (
+            "step.json cannot be read",
+            "input cannot be read",
+            "input is damaged",
+            "incomplete",
+            "without a folder",
+            "step.json is damaged",
+        ),
         strict=True,
     ):
         assert expected in line
@@ -641,7 +660,7 @@ def test_what_is_no_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "file": "is no recording",
         "broken": "its meta.json cannot be read",
         "other": "has no format 'dualloss recording'",
-        "part": "has no 'framework'",
+        "part": "has nothing for 'framework'",
         "next": "has the format version 2, this version of dualloss reads 1",
     }.items():
         with pytest.raises(RecordingError, match=f"{name}.*{expected}"):
@@ -838,7 +857,8 @@ def test_a_model_that_computes_something_else(tmp_path: Path) -> None:
         entries = [json.loads((folder / "step.json").read_text()) for folder in where]
         entries[1]["arrays"]["data"] = entries[0]["arrays"]["data"]
         shutil.copy(where[0] / "data.npy", where[1])
-        (where[1] / "step.json").write_text(json.dumps(entries[1]))
+        del entries[1]["sha256"]
+        (where[1] / "step.json").write_text(seal(entries[1]))
     found_in(diff(tmp_path / "a", tmp_path / "b"), "logits", 0, "the weights were the same before")
 
 

@@ -120,7 +120,7 @@ class Comparison:
         for name, recording in (("a", self.a), ("b", self.b)):
             for line in (*recording.limits, *recording.dropped):
                 self._note(f"{name}: {line}")
-            if not recording.meta.get("closed", False):
+            if not recording.meta["closed"]:
                 self._note(f"{name} was not closed: it was cut off, or the training goes on")
         if len(self.a.steps) != len(self.steps) or len(self.b.steps) != len(self.steps):
             self._note(

@@ -138,7 +138,10 @@ def check_recording(
     if spec is None:
         if "spec" not in found.loss:
             raise RecordingError(f"{str(found.path)!r} does not say which spec its loss has, expected spec= (--spec)")
-        spec = from_json(found.loss["spec"])
+        try:
+            spec = from_json(found.loss["spec"])
+        except ValueError as error:
+            raise RecordingError(f"{str(found.path)!r} has a spec that cannot be read: {error}") from error
     reduction = reduction or found.loss.get("reduction", "mean")
     replays, skipped = [], []
     for step in found.steps.values():
