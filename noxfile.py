@@ -143,6 +143,14 @@ def vendors(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["env"])
+def causes(session: nox.Session) -> None:
+    """Measure how well `dualloss compare` names causes; write docs/compare.md and the table in docs/migration.md."""
+    packages = ("segmentation-models-pytorch", "monai", "kornia", "kornia_rs")
+    run(session, "python", "-m", "pip", "install", *CONSTRAINTS, "--no-compile", "--no-deps", *packages)
+    run(session, "python", "benchmarks/compare.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["env"])
 def bench(session: nox.Session) -> None:
     """Measure the cost against plain code, and against compositions of libraries."""
     # What is used of them needs nothing but PyTorch.
@@ -167,6 +175,8 @@ def wheel(session: nox.Session, framework: str) -> None:
     if framework != "none":
         (folder / "examples.py").write_text(code)
         session.run("python", "examples.py")
+        loss = "torch.nn:MSELoss()" if framework == "torch" else "keras.losses:MeanSquaredError()"
+        session.run("dualloss", "compare", loss, loss, "--targets", "values", "--inputs", "values")
         # Without torch.compile, which takes minutes: the tests run it.
         session.run("dualloss", "parity", "--terms", "total_loss", "--engines", "numpy,eager,graph,XLA")
 

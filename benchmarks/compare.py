@@ -79,11 +79,11 @@ def main() -> int:
         started = time.perf_counter()
         report = compare(*pair.built())
         seconds.append(time.perf_counter() - started)
-        numbers = list(dict.fromkeys(f.cause.number for f in report.findings))
+        numbers = list(dict.fromkeys(f.cause.number for f in report.causes))
         if pair.causes:
             found[pair.causes[0]].append((pair.name, numbers))
         else:
-            agreeing.append((pair.name, "none" if report.same and not numbers else report.verdict))
+            agreeing.append((pair.name, "none" if report.same else report.verdict))
         print(f"{pair.name}: {numbers[:3]}", flush=True)
     both: list[tuple[str, ...]] = []
     for pair in combinations():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -24,9 +25,10 @@ def hangs(input: Any, target: Any) -> Any:
 
 
 def hangs_in_c(input: Any, target: Any) -> Any:
-    if input.abs().max() > 100:  # only when a batch is large
-        while True:
-            torch.zeros(1).item()
+    if input.abs().max() > 39 and input.argmax(1).eq(target).all():  # on one batch only
+        read, _ = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        os.read(read, 1)
     return good(input, target)
 
 

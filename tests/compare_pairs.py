@@ -958,3 +958,116 @@ def agree_hinge_free() -> tuple[Any, Any]:
         return tf.reduce_mean(tf.atan(y_pred - tf.cast(y_true, y_pred.dtype)) ** 2)
 
     return in_torch, in_tf
+
+
+# Causes beside those of the catalogue, and the rest of it
+
+
+@pair(30, classes=1, spatial=(8, 9), targets="binary", inputs="probabilities")
+def tversky_of_another_version() -> tuple[Any, Any]:
+    def both_by_their_sum(input: Any, target: Any) -> Any:
+        both, a = (input * target).sum(), (0.3 + 0.7) / 2
+        return 1 - both / (both + a * (input * (1 - target)).sum() + a * ((1 - input) * target).sum())
+
+    def each(input: Any, target: Any) -> Any:
+        both = (input * target).sum()
+        return 1 - both / (both + 0.3 * (input * (1 - target)).sum() + 0.7 * ((1 - input) * target).sum())
+
+    return both_by_their_sum, each
+
+
+@pair(33, **SEG)
+def class_weight_of_fit() -> tuple[Any, Any]:
+    def through_fit(y_true: Any, y_pred: Any) -> Any:
+        keras = _keras()
+        model = keras.Sequential([keras.Input(y_pred.shape[1:]), keras.layers.Activation("linear")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(y_pred, y_true, class_weight={0: 1.0, 1: 2.0, 2: 0.5}, verbose=0)
+
+    return _torch().nn.CrossEntropyLoss(), through_fit
+
+
+@pair(44, **SEG, ignore_index=2)
+def nothing_is_ignored() -> tuple[Any, Any]:
+    return (
+        _torch().nn.CrossEntropyLoss(ignore_index=2),
+        _keras().losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+@pair(49, **MAPS)
+def another_loss() -> tuple[Any, Any]:
+    return _torch().nn.MSELoss(), _keras().losses.LogCosh()
+
+
+@pair(50, classes=3, spatial=(8, 9), targets="one-hot", inputs="probabilities")
+def dice_of_squares() -> tuple[Any, Any]:
+    def squares(input: Any, target: Any) -> Any:
+        return 1 - 2 * (input * target).sum() / ((input**2).sum() + (target**2).sum())
+
+    return squares, _keras().losses.Dice()
+
+
+@pair(51, needs="monai", classes=3, spatial=(8, 9), targets="one-hot", inputs="probabilities")
+def dice_without_background() -> tuple[Any, Any]:
+    monai = _monai()
+    return monai.DiceLoss(include_background=False), monai.DiceLoss()
+
+
+@pair(52, **MAPS)
+def an_offset() -> tuple[Any, Any]:
+    import torch
+
+    def strange(input: Any, target: Any) -> Any:
+        return torch.atan(input - target).square().mean()
+
+    def offset(input: Any, target: Any) -> Any:
+        return strange(input, target) + torch.log(torch.tensor(2.0))
+
+    return strange, offset
+
+
+@pair(55, classes=4, spatial=(4, 4), targets="probabilities")
+def the_wrong_axis() -> tuple[Any, Any]:
+    import torch
+
+    def over(axis: int) -> Callable[[Any, Any], Any]:
+        def strange(input: Any, target: Any) -> Any:
+            return (torch.atan(input.softmax(axis) - target) ** 2).mean()
+
+        return strange
+
+    def on_axis_2(input: Any, target: Any) -> Any:
+        return over(2)(input, target)
+
+    return over(1), on_axis_2
+
+
+@pair(57, **MAPS)
+def detached() -> tuple[Any, Any]:
+    import torch
+
+    def cut(input: Any, target: Any) -> Any:
+        return torch.nn.functional.mse_loss(input.detach(), target)
+
+    return torch.nn.MSELoss(), cut
+
+
+@pair(58, **MAPS)
+def half_of_the_gradient() -> tuple[Any, Any]:
+    import torch
+
+    def half(input: Any, target: Any) -> Any:
+        return torch.nn.functional.mse_loss(input / 2 + input.detach() / 2, target)
+
+    return torch.nn.MSELoss(), half
+
+
+@pair(59, **MAPS)
+def noisy() -> tuple[Any, Any]:
+    import torch
+
+    def with_noise(input: Any, target: Any) -> Any:
+        return torch.nn.functional.mse_loss(input + 0.1 * torch.randn_like(input), target)
+
+    return torch.nn.MSELoss(), with_noise

@@ -38,7 +38,11 @@ def test_a_page_without_headings_has_no_anchors(tmp_path: Path) -> None:
 
 def terms() -> ModuleType:
     """benchmarks/terms.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("terms", ROOT / "benchmarks" / "terms.py")
+    return script("terms")
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -54,3 +58,8 @@ def test_every_option_has_a_description() -> None:
     for term in module.TERMS.values():
         assert module.formula(term)
         assert all(text for _, _, text in module.options(term)), term
+
+
+def test_the_table_of_causes_is_what_its_command_writes() -> None:
+    pytest.importorskip("torch")
+    assert script("compare").causes_table() in (ROOT / "docs" / "migration.md").read_text()

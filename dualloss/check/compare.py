@@ -150,7 +150,7 @@ def rows_of(probes: Sequence[Probe], a: Sequence[Observation], b: Sequence[Obser
         edge = None
         refused = [(name, o.error) for name, o in (("a", one), ("b", other)) if o.error is not None]
         unfit = any(NO_FORM in error for _, error in refused)
-        if (probe.group in ("shapes", "precision") or unfit) and len(refused) == 1:
+        if (probe.group in ("shapes", "precision", "labels") or unfit) and len(refused) == 1:
             same, edge = (True, True), f"{refused[0][0]} refuses it: {refused[0][1]}"
         elif probe.group == "not finite" and not all(same):
             edge = f"a gives {one.value}, b {other.value}"

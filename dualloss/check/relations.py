@@ -35,6 +35,24 @@ def relations(case: Case, rows: Sequence[Row], run_a: Run, run_b: Run) -> list[R
     return found
 
 
+def without_calls(case: Case, rows: Sequence[Row]) -> list[Relation]:
+    """What one batch can tell: the factor, if gradients have the same one, or an offset, if they are equal."""
+    (row,) = rows
+    a, b = row.a.value, row.b.value
+    if a is None or b is None or not a or row.a.gradient is None or row.b.gradient is None:
+        return []
+    factor, whole = b / a, float(np.vdot(row.a.gradient, row.a.gradient))
+    if row.gradient_same and not row.value_same:
+        return [Relation("offset", f"b is a + {b - a:.7g}; the gradients agree", (row.probe.name,))]
+    if not whole or not np.isfinite(whole):
+        return []
+    steeper = float(np.vdot(row.a.gradient, row.b.gradient)) / whole
+    left = np.abs(row.b.gradient - steeper * row.a.gradient).max()
+    if left <= 1e-4 * np.abs(row.b.gradient).max() and abs(steeper / factor - 1) < 1e-3:
+        return [Relation("factor", f"value and gradient of b are {factor:.7g} times a's", (row.probe.name,), factor)]
+    return []
+
+
 def _scale(rows: Sequence[Row]) -> float:
     return float(np.median([abs(row.b.value or 0.0) for row in rows]))
 

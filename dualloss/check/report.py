@@ -251,21 +251,27 @@ def oracle_lines(case: Case, abouts: Sequence[About], rows: Sequence[Row]) -> li
             continue
         spec = from_json(about.spec)
         worst = {"a": 0.0, "b": 0.0}
-        count = 0
+        count, first = 0, 0.0
         for row in rows:
             if row.probe.dtype != "float32" or row.probe.trailing or row.probe.group in ("labels", "not finite"):
                 continue
             try:
-                truth = float(np.float32(oracle.evaluate(spec, row.probe.x, row.probe.target,
-                                                         sample_weight=row.probe.weight).loss))  # fmt: skip
+                found = oracle.evaluate(spec, row.probe.x, row.probe.target, sample_weight=row.probe.weight).loss
             except ValueError:
                 continue
-            count += 1
+            count, first, truth = count + 1, first or abs(float(found)), float(np.float32(found))
             for side, seen in (("a", row.a), ("b", row.b)):
-                worst[side] = max(worst[side], math.inf if seen.value is None else ulp(seen.value, truth))
+                worst[side] = max(worst[side], math.inf if seen.value is None else _off(seen.value, truth, first))
         if count:
             lines.append(
                 f"Against the float64 truth of {name}'s spec, {spec}: a at most {worst['a']:.3g} ulp off, b "
-                f"{worst['b']:.3g}, on {count} probes"
+                f"{worst['b']:.3g}, on {count} probes (of the first probe's loss, where that is larger)"
             )
     return lines
+
+
+def _off(value: float, truth: float, first: float) -> float:
+    """How far a loss is from the truth, in ulp of the larger of the truth and the first probe's loss."""
+    if not (math.isfinite(value) and math.isfinite(truth)):
+        return ulp(value, truth)
+    return abs(value - truth) / 2.0 ** (math.floor(math.log2(max(abs(truth), first, 2.0**-126))) - 23)

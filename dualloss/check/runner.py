@@ -10,7 +10,6 @@ import json
 import numbers
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +38,7 @@ INPUT_NAMES = (
 WEIGHT_NAMES = ("sample_weight", "sample_weights", "weight", "weights")
 
 
+MAP = "returns a number for each position or sample: their mean is compared"
 NO_FORM = "a label out of range has no one-hot form"
 """Why a side that takes one-hot targets cannot get a probe."""
 
@@ -143,7 +143,9 @@ class Runner:
         elif callable(loss):
             self.framework = _framework(loss, side)
         else:
-            raise CannotRun(f"{name or loss!r} is {type(loss).__name__}, expected a loss: something that can be called")
+            raise CannotRun(
+                f"{name or repr(loss)} is {type(loss).__name__}, expected a loss: something that can be called"
+            )
         self.library = _library(loss)
         kind = loss.__name__ if inspect.isfunction(loss) else type(loss).__name__
         self.kind = str(loss) if self.framework == "spec" else kind
@@ -328,7 +330,7 @@ class Runner:
         elif self.side.activation == "sigmoid":
             shown = given.sigmoid()
         notes: list[str] = []
-        with _watched(notes, _TORCH_STATE):
+        with _watched(notes, _torch_state):
             value = self._call(shown, wanted, weight)
         if not isinstance(value, torch.Tensor):
             raise CannotRun(f"returns {type(value).__name__}, expected a tensor")
@@ -338,7 +340,7 @@ class Runner:
             notes.append("changes its target")
         total = value.mean() if value.ndim else value
         if value.ndim:
-            notes.append(f"returns a map of shape {tuple(value.shape)}: its mean is compared")
+            notes.append(MAP)
         gradient = None
         if not total.requires_grad:
             notes.append("is not differentiable by its input")
@@ -369,14 +371,14 @@ class Runner:
                 "log-softmax": lambda v: keras.activations.log_softmax(v, axis), "sigmoid": keras.activations.sigmoid,
             }  # fmt: skip
             shown = activations[self.side.activation](given)
-            with _watched(notes, _TF_STATE):
+            with _watched(notes, _tf_state):
                 value = self._call(shown, wanted, weight)
             if not tf.is_tensor(value):
                 raise CannotRun(f"returns {type(value).__name__}, expected a tensor")
             shape = tuple(value.shape)
             total = tf.reduce_mean(value) if shape else value
             if shape:
-                notes.append(f"returns a map of shape {shape}: its mean is compared")
+                notes.append(MAP)
             scaled = total * tf.cast(probe.upstream, total.dtype)
         gradient = tape.gradient(scaled, given)
         if gradient is None:
@@ -409,46 +411,57 @@ def _deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+State = dict[str, tuple[Any, Callable[[Any], object]]]
+"""Global settings by name: what they are, and what sets them."""
+
+
 @contextlib.contextmanager
-def _watched(notes: list[str], state: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """Note what code prints and what of the global state it changes."""
+def _watched(notes: list[str], state: Callable[[], State]) -> Iterator[None]:
+    """Note what code prints and what of the global state it changes; put that back."""
     before = state()
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        yield
-    after = state()
-    if text := out.getvalue().strip():
-        notes.append(f"prints: {text.splitlines()[0][:80]}")
-    for name, value in before.items():
-        if after[name] != value:
-            how = "uses" if "random" in name else "changes"
-            notes.append(f"{how} {name}" + ("" if "random" in name else f": {value} before, {after[name]} after"))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            yield
+    finally:
+        after = state()
+        if text := out.getvalue().strip():
+            notes.append(f"prints: {text.splitlines()[0][:80]}")
+        for name, (value, put_back) in before.items():
+            if after[name][0] != value:
+                how = f"changes {name}: {value} before, {after[name][0]} after"
+                notes.append(f"uses {name}" if "random" in name else how)
+                put_back(value)
 
 
-def _numpy_state() -> dict[str, Any]:
-    return {"NumPy's random numbers": np.random.get_state()[1].tobytes()}  # type: ignore[index]
+def _keep(_: Any) -> None:
+    """Random numbers that were drawn are drawn."""
 
 
-def _TORCH_STATE() -> dict[str, Any]:
+def _numpy_state() -> State:
+    return {"NumPy's random numbers": (np.random.get_state()[1].tobytes(), _keep)}  # type: ignore[index]
+
+
+def _torch_state() -> State:
     import torch
 
     return {
-        "PyTorch's default dtype": torch.get_default_dtype(),
-        "PyTorch's grad mode": torch.is_grad_enabled(),
-        "PyTorch's number of threads": torch.get_num_threads(),
-        "PyTorch's random numbers": torch.random.get_rng_state().numpy().tobytes(),
+        "PyTorch's default dtype": (torch.get_default_dtype(), torch.set_default_dtype),
+        "PyTorch's grad mode": (torch.is_grad_enabled(), torch.set_grad_enabled),
+        "PyTorch's number of threads": (torch.get_num_threads(), torch.set_num_threads),
+        "PyTorch's random numbers": (torch.random.get_rng_state().numpy().tobytes(), _keep),
         **_numpy_state(),
     }
 
 
-def _TF_STATE() -> dict[str, Any]:
+def _tf_state() -> State:
     import keras
     import tensorflow as tf
 
     return {
-        "Keras' floatx": keras.config.floatx(),
-        "Keras' image data format": keras.config.image_data_format(),
-        "TensorFlow's eager mode for functions": tf.config.functions_run_eagerly(),
+        "Keras' floatx": (keras.config.floatx(), keras.config.set_floatx),
+        "Keras' image data format": (keras.config.image_data_format(), keras.config.set_image_data_format),
+        "TensorFlow's eager mode for functions": (tf.config.functions_run_eagerly(), tf.config.run_functions_eagerly),
         **_numpy_state(),
     }
 
@@ -561,9 +574,3 @@ def _settings(loss: Any) -> dict[str, Any]:
     except TypeError:
         found = {k: v for k, v in found.items() if isinstance(v, (str, bool, int, float, type(None)))}
     return found
-
-
-def where(error: BaseException) -> str:
-    """The last line of code of an error, for those who debug their loss."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

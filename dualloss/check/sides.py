@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -21,6 +22,10 @@ from .runner import About, CannotRun, Observation, Runner, resolve
 
 START = 180.0
 """Seconds that a process may take to import its framework."""
+
+
+GRACE = 5.0
+"""Seconds more than a loss may take: the process tells by itself what is late, if Python gets a turn."""
 
 
 class Compared(Protocol):
@@ -67,9 +72,14 @@ class Elsewhere:
         self._folder = tempfile.TemporaryDirectory(prefix="dualloss-compare-")
         self._lost = 0
         self._process: subprocess.Popen[str] | None = None
-        self._start()
+        try:
+            self._start()
+        except CannotRun:
+            self._folder.cleanup()
+            raise
 
     def _start(self) -> None:
+        self._end()
         reference, case, side, timeout = self._what
         root = str(Path(__file__).parents[2])
         paths = [os.getcwd(), root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -145,7 +155,7 @@ class Elsewhere:
         more = {"name": probe.name, "group": probe.group, "upstream": probe.upstream, "dtype": probe.dtype,
                 "trailing": probe.trailing, "weighted": probe.weight is not None}  # fmt: skip
         self._send(more)
-        answer = self._answer(self._timeout + 5)  # the worker tells by itself what is late, if Python gets a turn
+        answer = self._answer(self._timeout + GRACE)
         if isinstance(answer, str):
             self._lost += 1
             self._start()
@@ -158,13 +168,17 @@ class Elsewhere:
 
     def close(self) -> None:
         """End the process."""
+        self._end()
+        self._folder.cleanup()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
-                    stream.close()
-        self._folder.cleanup()
+                    with contextlib.suppress(BrokenPipeError):  # what was not yet written is not needed any more
+                        stream.close()
 
 
 def _plain(value: Case | Side) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class FitClassWeight(Cause):
     def find(self, evidence: Evidence) -> Iterator[Match]:
         for row in evidence.rows:
             for side, seen in (("a", row.a), ("b", row.b)):
-                if seen.error and "class_weight" in seen.error:
+                # Of a mask, Keras finds out that it is no number only where it looks up the weight.
+                if seen.error and any(part in seen.error for part in ("class_weight", "only 0-dimensional arrays")):
                     yield Match(f"{side} raises {seen.error}", probes=(row.probe.name,), weight=1.5)
                     return
 
@@ -114,13 +115,16 @@ class LabelOutOfRange(Cause):
         if evidence.rows and None in (evidence.rows[0].a.value, evidence.rows[0].b.value):
             return
         rows = [row for row in evidence.of("labels") if not row.value_same]
+        silent = bool(rows)  # where one side raises, nobody trains on it unseen
+        rows = rows or [row for row in evidence.of("labels") if row.edge is not None]
         shown = []
         for row in rows:
             for side, seen in (("a", row.a), ("b", row.b)):
                 what = f"raises {seen.error.split(':')[0]}" if seen.error else f"gives {seen.value:.6g}"
                 shown.append(f"{row.probe.name}: {side} {what}")
         if rows:
-            yield Match("; ".join(shown), probes=tuple(row.probe.name for row in rows), weight=0.6)
+            names = tuple(row.probe.name for row in rows)
+            yield Match("; ".join(shown), probes=names, weight=0.6, edge=not silent)
 
 
 @register(SECTION)
