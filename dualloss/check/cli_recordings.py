@@ -24,18 +24,13 @@ class Report(Protocol):
         """The report for programs."""
 
 
-def add_commands(commands: Any, explain: Any = None) -> None:
-    """Add the commands to those of ``dualloss``.
-
-    Args:
-        commands: what ``add_subparsers`` gave.
-        explain: says why two losses of the same arrays differ, a :data:`dualloss.check.diff.Explain`, or None.
-    """
+def add_commands(commands: Any) -> None:
+    """Add the commands to those of ``dualloss``: to what ``add_subparsers`` gave."""
     diff = commands.add_parser("diff", help="say what of two recorded trainings diverged first")
     diff.add_argument("a", type=Path, help="the folder of a recording")
     diff.add_argument("b", type=Path, help="the folder of another one, of either framework")
     diff.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
-    diff.set_defaults(run=_diff, explain=explain)
+    diff.set_defaults(run=_diff)
     check = commands.add_parser(
         "check-recording", help="replay a recording through a spec, without the framework it comes from"
     )
@@ -51,9 +46,10 @@ def add_commands(commands: Any, explain: Any = None) -> None:
 
 def _diff(options: argparse.Namespace) -> int:
     from .diff import diff
+    from .explain import explain
 
     try:
-        report = diff(options.a, options.b, explain=options.explain)
+        report = diff(options.a, options.b, explain=explain)
     except RecordingError as error:
         return _failed(error)
     return _shown(report, options.json)

@@ -576,7 +576,12 @@ class Comparison:
         if self.explain is None:
             return
         numbers = [found.step, *(n for n in self.steps if n > found.step)][: 1 + EXPLAINED]
-        sides = [[_loss_arrays(recording.steps[n], recording) for n in numbers] for recording in (self.a, self.b)]
+        targets = [read_target(recording.steps[found.step]) for recording in (self.a, self.b)]
+        mixed = len({target.encoding.partition(",")[0] for target in targets if target is not None}) > 1
+        sides = [
+            [_loss_arrays(recording.steps[n], recording, labels=mixed) for n in numbers]
+            for recording in (self.a, self.b)
+        ]
         known = [[arrays for arrays in side if arrays is not None] for side in sides]
         if sides[0][0] is None or sides[1][0] is None:
             self._note("the losses' inputs were not kept whole, so why they differ cannot be said: record with whole=")
@@ -607,7 +612,8 @@ def _before(recording: Recording, step: int, name: str) -> Stored | None:
     return initial if initial is not None or last is None else last.arrays.get(name)
 
 
-def _loss_arrays(step: Step, recording: Recording) -> LossArrays | None:
+def _loss_arrays(step: Step, recording: Recording, *, labels: bool) -> LossArrays | None:
+    """What the step has of the loss, one-hot targets as labels if that is asked for; None: it is not all there."""
     found = {}
     for name in RESERVED:
         stored = step.arrays.get(name)
@@ -616,12 +622,17 @@ def _loss_arrays(step: Step, recording: Recording) -> LossArrays | None:
             return None
     if found["input"] is None or found["target"] is None or found["loss"] is None:
         return None
+    target = read_target(step)
+    if labels and target is not None and target.labels is not None:
+        found["target"] = target.labels
     return LossArrays(**found, framework=recording.framework, kind=str(recording.loss.get("kind", "")))
 
 
 def _numbers(recording: Recording) -> str:
     numbers = list(recording.steps)
-    return f"the steps {numbers[0]} to {numbers[-1]} ({len(numbers)})" if numbers else "none"
+    if numbers:
+        return f"the steps {numbers[0]} to {numbers[-1]} ({len(numbers)})"
+    return f"none (of {len(recording.dropped)}: {recording.dropped[0]})" if recording.dropped else "none"
 
 
 def _short(text: object) -> str:
