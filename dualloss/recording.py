@@ -243,6 +243,33 @@ class Convention:
         return tuple(args), {**kwargs, keyword or "": input}
 
 
+def about(loss: Any) -> dict[str, Any]:
+    """What is known of any loss: "kind", its class or function, and "settings", its options that are simple values."""
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    sources: list[Mapping[str, Any]] = [vars(loss)] if hasattr(loss, "__dict__") and named is not loss else []
+    sources += [getattr(loss, "_buffers", {}), getattr(loss, "keywords", {})]  # class weights of torch.nn; a partial's
+    if hasattr(loss, "get_config"):
+        with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+            sources.insert(0, loss.get_config())
+    settings: dict[str, Any] = {}
+    for source in sources:
+        for key, value in source.items():
+            simple = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2 else value
+            if not key.startswith("_") and key not in _OF_MODULES and _simple(simple):
+                settings.setdefault(key, simple)
+    return {"kind": f"{named.__module__}.{named.__qualname__}", "settings": settings}
+
+
+_OF_MODULES = frozenset(("training", "call_super_init", "dump_patches", "spec"))
+
+
+def _simple(value: Any) -> bool:
+    """Whether it is None, a string, a boolean, a finite number, or at most 256 of those in a list."""
+    if isinstance(value, list | tuple):
+        return len(value) <= 256 and all(_simple(item) and not isinstance(item, list | tuple) for item in value)
+    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
 # --- Writing
 
 
@@ -664,7 +691,7 @@ class Recording:
 
     @property
     def loss(self) -> dict[str, Any]:
-        """What is known of the loss: "kind", and of a dualloss loss "spec", "reduction" and "numerics"."""
+        """What is known of the loss: see :func:`about`; of a dualloss loss also "spec", "reduction" and "numerics"."""
         return self.meta["loss"] or {}
 
     @property
@@ -699,7 +726,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         if key not in meta or not isinstance(meta[key], kinds):
             came = f"{meta[key]!r}" if key in meta else "nothing"
             raise RecordingError(f"{where}is no recording: its {META} has {came} for {key!r}")
-    if any(not isinstance(value, str) for value in (meta["loss"] or {}).values()):
+    loss = {"kind": "", "settings": {}, **(meta["loss"] or {})}
+    if not isinstance(loss.pop("settings"), dict) or any(not isinstance(value, str) for value in loss.values()):
         raise RecordingError(f"{where}is no recording: its {META} has {meta['loss']!r} for 'loss'")
     return meta
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from dualloss.recording import (
     Recording,
     RecordingError,
     Writer,
+    about,
     seal,
     statistics,
     stride,
@@ -895,6 +897,22 @@ def test_another_term(tmp_path: Path) -> None:
     (tmp_path / "2").mkdir()
     spec = dl.CrossEntropy() + 0.25 * dl.Boundary()
     found_in(compared(tmp_path / "2", criterion=dualloss.torch.Loss(spec)), "loss", 0, "no term differs")
+
+
+def test_what_losses_say_of_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 0.5, 1, 1]), ignore_index=255)
+    assert about(plain) == {
+        "kind": "torch.nn.modules.loss.CrossEntropyLoss",
+        "settings": {"weight": [1, 2, 0.5, 1, 1], "reduction": "mean", "ignore_index": 255, "label_smoothing": 0.0},
+    }
+    found = about(keras.losses.CategoricalFocalCrossentropy(gamma=3.0))
+    assert found["kind"].endswith("CategoricalFocalCrossentropy") and found["settings"]["gamma"] == 3
+    assert about(functools.partial(plain, input=3))["settings"] == {"input": 3}
+    assert about(torch.nn.functional.cross_entropy) == {"kind": "torch.nn.functional.cross_entropy", "settings": {}}
+    train_torch(tmp_path / "a", criterion=torch.nn.CrossEntropyLoss())
+    train_torch(tmp_path / "b", criterion=torch.nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "Label smoothing on one side only" in capsys.readouterr().out
 
 
 def test_a_loss_of_another_kind_is_explained(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,10 @@ _ROUNDED = 8 * EPSILON["float32"]
 
 @dataclass(frozen=True)
 class LossArrays:
-    """What a recording has of a loss at a step, whole, the channels last; bfloat16 as float32."""
+    """What a recording has of a loss at a step, whole, the channels last; bfloat16 as float32.
+
+    ``kind`` is its class or function, ``settings`` its options as far as they are simple values.
+    """
 
     input: Array
     target: Array
@@ -50,6 +54,7 @@ class LossArrays:
     upstream: Array
     framework: str
     kind: str
+    settings: Mapping[str, Any]
 
 
 Explain = Callable[[Sequence[LossArrays], Sequence[LossArrays]], str]
@@ -625,7 +630,10 @@ def _loss_arrays(step: Step, recording: Recording, *, labels: bool) -> LossArray
     target = read_target(step)
     if labels and target is not None and target.labels is not None:
         found["target"] = target.labels
-    return LossArrays(**found, framework=recording.framework, kind=str(recording.loss.get("kind", "")))
+    loss = recording.loss
+    return LossArrays(
+        **found, framework=recording.framework, kind=loss.get("kind", ""), settings=loss.get("settings", {})
+    )  # fmt: skip
 
 
 def _numbers(recording: Recording) -> str:

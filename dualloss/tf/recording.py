@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import __version__
-from ..recording import THE_LOSS, Chosen, Convention, Writer, check_name
+from ..recording import THE_LOSS, Chosen, Convention, Writer, about, check_name
 from .distances import _in_xla
 from .loss import Loss
 
@@ -292,8 +292,7 @@ def record(
 
 
 def _description(criterion: Callable[..., Any]) -> dict[str, Any]:
-    named = criterion if hasattr(criterion, "__qualname__") else type(criterion)
-    found = {"kind": f"{named.__module__}.{named.__qualname__}"}
+    found = about(criterion)
     if isinstance(criterion, Loss):
         found |= {"spec": criterion.spec.to_json(), "reduction": criterion.reduction, "numerics": criterion.numerics}
     return found
