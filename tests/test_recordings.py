@@ -112,18 +112,26 @@ def keras_model() -> Any:
     return model
 
 
-def fit(path: Path | None = None, *, criterion: Any = None, compiling: Any = None, **options: Any) -> Any:
+def fit(
+    path: Path | None = None,
+    *,
+    criterion: Any = None,
+    labels: Any = LABELS,
+    rate: float = 0.05,
+    compiling: Any = None,
+    **options: Any,
+) -> Any:
     """The model after two epochs of three steps."""
     model = keras_model()
     criterion = criterion or dualloss.tf.Loss(SPEC)
     recorder = None if path is None else dualloss.tf.record(path, weights=True, **options)
     model.compile(
-        keras.optimizers.SGD(0.05), loss=recorder.loss(criterion) if recorder else criterion,
+        keras.optimizers.SGD(rate), loss=recorder.loss(criterion) if recorder else criterion,
         **{"jit_compile": False, **(compiling or {})},
     )  # fmt: skip
     model.fit(
-        IMAGES, LABELS, batch_size=BATCH, epochs=2, shuffle=False, verbose=0,
-        validation_data=(IMAGES[:4], LABELS[:4]), callbacks=[recorder] if recorder else [],
+        IMAGES, labels, batch_size=BATCH, epochs=2, shuffle=False, verbose=0,
+        validation_data=(IMAGES[:4], labels[:4]), callbacks=[recorder] if recorder else [],
     )  # fmt: skip
     return model
 
@@ -712,6 +720,22 @@ def test_the_same_training_in_both_frameworks(runs: Path) -> None:
     assert report.ok and not report.same_bits and report.verdict == "same within rounding: 6 steps"
     assert max(report.series["logits"].values()) < 1e-5 and "weights" in report.series
     assert "a alone has 'data'" in report.text()
+
+
+def test_one_hot_targets_in_one_framework_only(tmp_path: Path, runs: Path) -> None:
+    fit(tmp_path / "run", labels=np.eye(CLASSES, dtype=np.float32)[LABELS])
+    report = diff(runs / "torch", tmp_path / "run")
+    assert report.ok and "encoded differently: a class indices, int64; b one-hot, float32" in report.text()
+
+
+def test_another_learning_rate_in_the_other_framework(tmp_path: Path, runs: Path) -> None:
+    fit(tmp_path / "run", rate=0.1)
+    found_in(diff(runs / "torch", tmp_path / "run"), "update", 0, "b's update is 2 times a's")
+
+
+def test_another_loss_in_the_other_framework(tmp_path: Path, runs: Path) -> None:
+    fit(tmp_path / "run", criterion=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found_in(diff(runs / "torch", tmp_path / "run"), "loss", 0, "b's is keras.src.losses.losses.SparseCategorical")
 
 
 def test_the_same_training_twice(tmp_path: Path) -> None:
