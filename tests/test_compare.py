@@ -46,7 +46,8 @@ def test_what_agrees_has_no_cause(pair: Pair) -> None:
     report = report_of(pair)
     assert report.same and not report.findings, report.text()
     assert report.exit_code == 0
-    assert report.verdict.startswith(f"No difference found: {len(report.rows)} probes, values at most ")
+    compared = sum(row.compared for row in report.rows)
+    assert report.verdict.startswith(f"No difference found: {compared} probes, values at most ")
 
 
 def test_every_cause_has_a_pair() -> None:
@@ -194,7 +195,7 @@ def test_an_interpreter_that_is_not_there() -> None:
         ({"classes": None}, "classes is None, but targets='index' needs a number of classes"),
         ({"batch": 0}, "batch is 0, expected an integer >= 1"),
         ({"spatial": (4, 0)}, r"spatial is \(4, 0\), expected integers >= 1"),
-        ({"targets": "values", "ignore_index": 3}, "ignore_index is 3, but targets='values' are no class indices"),
+        ({"targets": "values", "ignore_index": 3}, "ignore_index is 3, but targets='values' have no labels"),
     ],
 )
 def test_cases_that_make_no_sense(options: dict[str, Any], said: str) -> None:

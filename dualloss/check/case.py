@@ -60,7 +60,7 @@ class Case:
             ones; "binary": 0 or 1, "values": real numbers, both of the input's shape.
         inputs: what the losses are given, before a side's activation: "logits" or "values" (any real numbers),
             "probabilities" (each position sums to 1; of binary targets, each is between 0 and 1) or their logarithms.
-        ignore_index: a label that the losses leave out; probes use it.
+        ignore_index: a label of class indices or binary masks that the losses leave out; probes use it.
         weights: whether both take sample weights: of shape (B,), or (B, *spatial).
         replicas: over how many replicas the losses would run: factors of this size are named so.
         seed: of the random numbers.
@@ -91,8 +91,8 @@ class Case:
             raise ValueError(f"spatial is {self.spatial!r}, expected integers >= 1")
         if self.classes is None and self.targets in ("index", "one-hot", "probabilities"):
             raise ValueError(f"classes is None, but targets={self.targets!r} needs a number of classes")
-        if self.ignore_index is not None and self.targets != "index":
-            raise ValueError(f"ignore_index is {self.ignore_index}, but targets={self.targets!r} are no class indices")
+        if self.ignore_index is not None and self.targets not in ("index", "binary"):
+            raise ValueError(f"ignore_index is {self.ignore_index}, but targets={self.targets!r} have no labels")
 
     @property
     def shape(self) -> tuple[int, ...]:

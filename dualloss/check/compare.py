@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,12 @@ def _compared(
             p for p in probes if not p.trailing and p.dtype != "float64"
         ]  # of which specs say that they refuse it
     seen = _run(opened, probes, progress)
+    _again(opened, probes[0], seen)
     rows = rows_of(probes, *seen)
     evidence = Evidence(case, abouts[0], abouts[1], rows)
+    if never := _never(rows):
+        return Report(case, abouts[0].name, abouts[1].name, abouts[0], abouts[1], rows, [], [], never,
+                      time.monotonic() - started)  # fmt: skip
     if rows[0].a.error is not None or rows[0].b.error is not None:
         wrong = [f"{name} ({about.name}): {row}" for name, about, row in
                  (("a", abouts[0], rows[0].a.error), ("b", abouts[1], rows[0].b.error)) if row]  # fmt: skip
@@ -131,8 +136,34 @@ def _run(
     return seen
 
 
+def _finite(*seen: Observation) -> bool:
+    """Whether any of these is a number: then what is not finite is hidden on one side only."""
+    return any(o.value is not None and math.isfinite(o.value) for o in seen)
+
+
 def _call(one: Compared, probe: Probe) -> Observation:
     return one.run(probe)
+
+
+def _again(opened: Sequence[Compared], probe: Probe, seen: Sequence[list[Observation]]) -> None:
+    """Call both once more on the first probe: a loss whose value depends on when it is called says so."""
+    for one, observations in zip(opened, seen, strict=True):
+        first = observations[0]
+        if first.value is None:
+            continue
+        second = one.run(probe)
+        if second.value is not None and repr(second.value) != repr(first.value):
+            note = f"changes from call to call: {first.value:.7g}, then {second.value:.7g} for the same batch"
+            observations[0] = replace(first, notes=(*first.notes, note))
+
+
+def _never(rows: Sequence[Row]) -> str | None:
+    """What was asked for and could not be compared, since both sides refuse it."""
+    for group, what in (("weights", "sample weights"), ("ignored", "ignored labels"), (FULL, "the size asked for")):
+        of = [row for row in rows if row.probe.group == group]
+        if of and not any(row.compared for row in of) and rows[0].compared:
+            return f"both sides refuse {what}: a: {of[0].a.error}; b: {of[0].b.error}"
+    return None
 
 
 def rows_of(probes: Sequence[Probe], a: Sequence[Observation], b: Sequence[Observation]) -> list[Row]:
@@ -152,7 +183,7 @@ def rows_of(probes: Sequence[Probe], a: Sequence[Observation], b: Sequence[Obser
         unfit = any(NO_FORM in error for _, error in refused)
         if (probe.group in ("shapes", "precision", "labels") or unfit) and len(refused) == 1:
             same, edge = (True, True), f"{refused[0][0]} refuses it: {refused[0][1]}"
-        elif probe.group == "not finite" and not all(same):
+        elif probe.group == "not finite" and not all(same) and (same[0] or not _finite(one, other)):
             edge = f"a gives {one.value}, b {other.value}"
             if same[0]:
                 edge = "NaN is elsewhere in the gradients" if gradient == math.inf else "the gradients differ"

@@ -88,7 +88,7 @@ def same_gradient(probe: Probe, a: Observation, b: Observation, scale: float) ->
     if not fine.any():
         return True
     largest = max(np.abs(a.gradient[fine]).max(), np.abs(b.gradient[fine]).max())
-    allowed = (4e-3 if probe.dtype == "float16" else GRADIENT) * largest + GRADIENT * scale * 0.1
+    allowed = (4e-3 if probe.dtype == "float16" else GRADIENT) * largest + GRADIENT * scale
     return bool(np.abs(a.gradient[fine] - b.gradient[fine]).max() <= allowed)
 
 

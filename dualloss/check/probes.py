@@ -139,9 +139,14 @@ class _Battery:
     def saturation(self) -> Iterator[Probe]:
         """Certain and right, certain and wrong; beyond what clips let through."""
         if self.case.targets == "values":
-            far = (30.0 * np.sign(self.base.x) + self.base.x).astype(np.float32)
             if self.case.inputs == "values":
-                yield self.change("far off", "saturation", x=far)
+                for size in (30.0, 200.0):  # the second is beyond what exp can
+                    far = (size * np.sign(self.base.x) + self.base.x).astype(np.float32)
+                    yield self.change(f"far off, {size:g}", "saturation", x=far)
+                yield self.change("targets below 0", "targets", target=-self.base.target)
+                some = self.base.target.copy()
+                some.reshape(-1)[::2] = 0.0
+                yield self.change("targets with zeros", "targets", target=some)
             return
         if self.case.targets == "binary":
             side = 2.0 * self.base.target - 1.0
@@ -149,7 +154,8 @@ class _Battery:
             classes = self.shape[-1]
             index = self.base.target if not self.dense else self.base.target.argmax(-1)
             side = np.eye(classes)[index]
-        for size in (12.0, 40.0):
+        sizes = (12.0, 40.0, 120.0) if self.case.inputs == "logits" else (12.0, 40.0)
+        for size in sizes:  # the last is beyond what exp can
             noise = 0.1 * self.base.x if self.case.inputs in ("logits", "values") else 0.0
             yield self.change(f"certain and right, {size:g}", "saturation", x=self.inputs(size * side + noise))
             yield self.change(f"certain and wrong, {size:g}", "saturation", x=self.inputs(-size * side + noise))
@@ -200,7 +206,10 @@ class _Battery:
             half = batch // 2
             yield self.change("first half of the batch", "parts", x=self.base.x[:half], target=self.base.target[:half])
             yield self.change("second half of the batch", "parts", x=self.base.x[half:], target=self.base.target[half:])
-            yield self.change("one sample", "parts", x=self.base.x[:1], target=self.base.target[:1])
+            for number, name in ((1, "one sample"), (3, "three samples")):
+                if number < batch:
+                    x, target = self.base.x[:number], self.base.target[:number]
+                    yield self.change(name, "parts", x=x, target=target)
 
     def border(self) -> Iterator[Probe]:
         """What padding does shows at the border only; away from it, nothing of it does."""
@@ -250,14 +259,19 @@ class _Battery:
     def weights(self) -> Iterator[Probe]:
         if self.case.weights == "none":
             return
-        shape = self.shape[: 1 + (len(self.case.spatial) if self.case.weights == "position" else 0)]
-        varying = (0.25 + np.arange(int(np.prod(shape))) % 4 * 0.5).reshape(shape).astype(np.float32)
+        varying = self.varying(self.shape)
+        shape = varying.shape
         zero = (np.arange(int(np.prod(shape))) % 2).reshape(shape).astype(np.float32)
         for name, weight in (
             ("weights 1", np.ones(shape)), ("weights 2", np.full(shape, 2.0)), ("weights varying", varying),
             ("weights 0 and 1", zero), ("weights 0", np.zeros(shape)),
         ):  # fmt: skip
             yield self.change(name, "weights", weight=weight.astype(np.float32))
+
+    def varying(self, shape: tuple[int, ...]) -> Array:
+        """Weights from 0.25 to 1.75 for an input of this shape."""
+        shape = shape[: 1 + (len(self.case.spatial) if self.case.weights == "position" else 0)]
+        return (0.25 + np.arange(int(np.prod(shape))) % 4 * 0.5).reshape(shape).astype(np.float32)
 
     def strange(self) -> Iterator[Probe]:
         if self.base.labels:
@@ -273,6 +287,10 @@ class _Battery:
             x = self.base.x.copy()
             x.reshape(-1)[0] = value
             yield self.change(name, "not finite", x=x)
+        if self.case.targets == "values":
+            missing = self.base.target.copy()
+            missing.reshape(-1)[0] = np.nan
+            yield self.change("one target NaN", "not finite", target=missing)
 
     def precision(self) -> Iterator[Probe]:
         for dtype in ("float16", "float64"):
@@ -292,8 +310,19 @@ class _Battery:
                 *self.shape[1 + len(case.spatial) :],
             )
             yield self.draw("sizes larger by 1", "sizes", odd)
+        classes = self.shape[-1] if case.targets in ("index", "one-hot") else 1
+        if classes > int(np.prod(self.shape[:-1])):
+            number = -(-classes // int(np.prod(self.shape[1:-1])))
+            yield self.draw("every class", "sizes", (number, *self.shape[1:]))
         if case.shape != self.shape:
-            yield self.draw("the size that was asked for", FULL, case.shape)
+            full = self.draw("the size that was asked for", FULL, case.shape)
+            yield full
+            if case.weights != "none":
+                yield replace(full, name="that size, weights varying", weight=self.varying(case.shape))
+            if case.ignore_index is not None:
+                some = full.target.copy()
+                some.reshape(-1)[::3] = case.ignore_index
+                yield replace(full, name="that size, a third ignored", target=some)
 
 
 def _rounded(x: Array, dtype: str) -> Array:

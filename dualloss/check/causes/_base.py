@@ -41,6 +41,11 @@ class Row:
         """Whether nothing differs here."""
         return self.value_same and self.gradient_same
 
+    @property
+    def compared(self) -> bool:
+        """Whether there is anything to compare: not if both sides refuse the batch."""
+        return self.a.error is None or self.b.error is None
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -146,5 +146,6 @@ class SideEffects(Cause):
         for side in ("a", "b"):
             for row in evidence.rows[:1]:
                 notes = [n for n in getattr(row, side).notes if n.startswith(("changes", "uses"))]
-                if notes:
-                    yield Match(f"{side} {'; '.join(notes)}", weight=0.4)
+                moving = any("from call to call" in note for note in notes)
+                if notes:  # of a loss that gives another value each time, nothing else can be said
+                    yield Match(f"{side} {'; '.join(notes)}", weight=50.0 if moving else 0.4, edge=not moving)
