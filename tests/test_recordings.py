@@ -1038,6 +1038,16 @@ def test_a_jump_is_no_rounding(tmp_path: Path) -> None:
     )
 
 
+def test_a_leap_of_what_has_grown_is_rounding(tmp_path: Path) -> None:
+    """A unit that is on in one run and off in the other."""
+    _drift(tmp_path / "a", 1.0, 0.0)
+    steps = Recording(_drift(tmp_path / "b", 1.5, 1e-6)).steps.values()
+    noise = np.float32(1) + np.float32(2e-3) * _RNG.normal(0, 1, IMAGES.shape).astype(np.float32)
+    logits = [step.arrays["input"].values() * (noise if step.number > 7 else np.float32(1)) for step in steps]
+    write(tmp_path / "c", *({"input": x, "target": LABELS} for x in logits))
+    found_in(diff(tmp_path / "a", tmp_path / "c"), "rounding", 8)
+
+
 def test_gradients_with_nan(tmp_path: Path) -> None:
     step = {"input": IMAGES, "target": LABELS % 3, "loss": np.float32(1)}
     gradient = IMAGES.copy()

@@ -410,7 +410,7 @@ class Comparison:
             of_weights = quantity == "weights"
             before = row[numbers[k - 1]] if k else self.series.get("initial weights", {}).get(n, 0.0)
             exact = k > 0 and numbers[k - 1] in self.bits_until and row[n] > 0
-            jumps = (k > 0 or of_weights) and row[n] >= JUMP * max(before, EPSILON["float32"])
+            jumps = (k > 0 or of_weights) and self._jumps(n, before, row[n], of_weights)
             # One update of the same weights by the same gradient, which rounds once.
             small = of_weights and before == 0 and n in self.same_gradient and row[n] >= _ROUNDED
             if not (exact or jumps or small):
@@ -418,6 +418,10 @@ class Comparison:
             found = [f"at step {n} the {quantity} differ by {row[n]:.2g}, relative"]
             if small and not jumps and not exact:
                 found.append("more than one update rounds, unless it makes much of little, as Adam does")
+            if jumps and k > 1 and not exact:
+                found.append(
+                    "before that step it was rounding; a unit that is on in one run only can make that leap, too"
+                )
             if exact:
                 found.append(
                     f"up to step {numbers[k - 1]} everything recorded has the same bits, the gradient included"
@@ -430,6 +434,18 @@ class Comparison:
             )
             return n if of_weights or not k else numbers[k - 1], found
         return None
+
+    def _jumps(self, step: int, before: float, after: float, of_weights: bool) -> bool:
+        """Whether rounding does not grow so much in one step.
+
+        Where a difference has grown already, a unit that is on in one run and off in the other makes it leap, too:
+        there it has to leap much farther, or to be another factor of the update.
+        """
+        if before <= _ROUNDED:
+            return after >= JUMP * max(before, EPSILON["float32"])
+        return after >= JUMP**2 * before or (
+            of_weights and after >= JUMP * before and self._update_factor(step) is not None
+        )
 
     def _update_factor(self, step: int) -> str | None:
         """How many times b's update is a's, where the weights before and after it were recorded."""
@@ -447,8 +463,9 @@ class Comparison:
                 move.append((late.astype(np.float64) - early).ravel())
         if not moves[0]:
             return None
-        factor = fit_factor(np.concatenate(moves[0]), np.concatenate(moves[1]), 1e-2)
-        if factor is None or abs(factor - 1) < 1e-3:
+        u, v = (np.concatenate(move) for move in moves)
+        factor = fit_factor(u, v, 1e-2)
+        if factor is None or abs(factor - 1) < max(1e-3, relative(factor * u, v)):
             return None
         return f"b's update is {number(float(f'{factor:.3g}'))} times a's"
 
