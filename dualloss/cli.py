@@ -1,4 +1,4 @@
-"""The command line: ``dualloss parity | exhaustive | gpu | compare``."""
+"""The command line: ``dualloss parity | exhaustive | gpu | compare | diff | check-recording``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .check import cli_compare
+from .check import cli_compare, cli_recordings
 
 if TYPE_CHECKING:
     from .parity.runner import Report
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _parity_options(gpu)
     gpu.set_defaults(run=_gpu)
     cli_compare.add_command(commands)
+    cli_recordings.add_commands(commands)
     return parser
 
 

@@ -27,6 +27,7 @@ def recorded(loss: Callable[[Any, Any], Any], number: int = 6, seed: int = 0) ->
         steps.append(SimpleNamespace(
             input=x.detach().movedim(1, -1).numpy(), target=y.numpy(), sample_weight=None,
             loss=np.float32(value.item()), gradient=gradient.movedim(1, -1).numpy(), framework="torch", kind="loss",
+            settings={},
         ))  # fmt: skip
     return steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +44,9 @@ class Recorded(Protocol):
     @property
     def kind(self) -> str: ...  # noqa: D102
 
+    @property
+    def settings(self) -> Mapping[str, Any]: ...  # noqa: D102
+
 
 def explain(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
     """The causes, in words, a line each; or that none is known.
@@ -61,7 +64,8 @@ def explain(a: Sequence[Recorded], b: Sequence[Recorded]) -> str:
     case = case_of(steps[0])
     probes = [[_probe(case, k, step) for k, step in enumerate(side)] for side in steps]
     seen = [[_seen(step) for step in side] for side in steps]
-    found = [identify(case, "none", p, s, []) for p, s in zip(probes, seen, strict=True)]
+    settings = [side[0].settings for side in steps]
+    found = [identify(case, "none", p, s, settings) for p, s in zip(probes, seen, strict=True)]
     one, other = closest(found[0], found[1])
     abouts = [About(side[0].kind, side[0].framework, kind=side[0].kind) for side in steps]
     rows = rows_of(probes[0], seen[0], seen[1])

@@ -1,7 +1,7 @@
 """dualloss for TensorFlow and Keras.
 
 :class:`Loss`, a ``keras.losses.Loss``, and :func:`total_loss`; :class:`Regularizer` for weights, :func:`term_metrics`
-for logging, and the callback :class:`ScheduleSteps`.
+for logging, the callback :class:`ScheduleSteps`, and :func:`record` to compare trainings.
 """
 
 try:
@@ -9,6 +9,7 @@ try:
     from .loss import Loss, total_loss
     from .metrics import TermMetric, term_metrics
     from .penalties import Regularizer
+    from .recording import record
 except ModuleNotFoundError as error:
     if error.name not in ("torch", "tensorflow", "keras"):
         raise
@@ -17,4 +18,4 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["Loss", "Regularizer", "ScheduleSteps", "TermMetric", "term_metrics", "total_loss"]
+__all__ = ["Loss", "Regularizer", "ScheduleSteps", "TermMetric", "record", "term_metrics", "total_loss"]

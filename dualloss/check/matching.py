@@ -1,0 +1,290 @@
+"""How two recorded arrays relate: the same, rounded otherwise, reordered, turned, scaled, relabelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..recording import Step, Stored
+
+Array = Any
+
+EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
+TOLERANCES = {"data": 1e-6, "logits": 1e-4, "loss": 1e-5, "gradient": 1e-5, "weights": 1e-4}
+"""Relative differences that count as rounding, in float32; formats with a larger epsilon get four of theirs.
+
+Those of the loss and the gradient are for the same logits: what other logits make of them is added.
+"""
+
+
+def relative(a: Array, b: Array) -> float:
+    """The norm of the difference over the larger of both norms; infinite where NaN or infinities stand elsewhere."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
+        return math.inf
+    x, y = x[finite], y[finite]
+    top = max(float(np.abs(x).max(initial=0)), float(np.abs(y).max(initial=0)))
+    if top == 0:
+        return 0.0
+    x, y = x / top, y / top  # whose squares are in range
+    return float(np.linalg.norm(x - y) / max(np.linalg.norm(x), np.linalg.norm(y)))
+
+
+def same_bits(a: Stored, b: Stored) -> bool:
+    """Whether both have the same dtype, shape and bits."""
+    return (a.dtype, a.shape, a.sha256) == (b.dtype, b.shape, b.sha256)
+
+
+def axes_orders(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The orders of axes in which frameworks hold the same thing."""
+    axes = tuple(range(len(shape)))
+    if len(axes) > 2:
+        yield (axes[0], *axes[2:], axes[1]), "channels on axis 1 against last"
+        yield (axes[0], axes[-1], *axes[1:-1]), "channels last against axis 1"
+        yield (*axes[2:], axes[1], axes[0]), "a kernel (out, in, *space) against (*space, in, out)"
+        yield (axes[-1], axes[-2], *axes[:-2]), "a kernel (*space, in, out) against (out, in, *space)"
+    if len(axes) == 2:
+        yield (1, 0), "transposed"
+
+
+def as_pair(a: Stored, b: Stored) -> tuple[Array, Array, str] | None:
+    """Both as arrays of the same shape and how the second was laid out anew; None: they cannot be compared."""
+    if a.shape == b.shape:
+        if not (a.whole and b.whole):
+            return a.sample(), b.sample(), ""
+        x, y = a.values(), b.values()
+        best, how = y, ""
+        if a.name.startswith(("weights/", "initial/")) and len(set(a.shape)) < len(a.shape) and relative(x, y) > 1e-3:
+            # A square kernel does not show by its shape that it is transposed.
+            for axes, text in axes_orders(b.shape):
+                if y.transpose(axes).shape == x.shape and relative(x, y.transpose(axes)) < 1e-3:
+                    best, how = y.transpose(axes), text
+        return x, best, how
+    if a.size != b.size or not (a.whole and b.whole):
+        return None
+    x, y = a.values(), b.values()
+    found = [(y.transpose(axes), text) for axes, text in axes_orders(b.shape) if y.transpose(axes).shape == x.shape]
+    if not found:
+        squeezed = tuple(n for n in a.shape if n != 1), tuple(n for n in b.shape if n != 1)
+        return (x, y.reshape(x.shape), f"shape {b.shape} as {a.shape}") if squeezed[0] == squeezed[1] else None
+    laid, text = min(found, key=lambda pair: relative(x, pair[0]))
+    return x, laid, text
+
+
+def allowed(quantity: str, *arrays: Stored) -> float:
+    """The relative difference of a quantity that counts as rounding, in the dtypes of these arrays."""
+    epsilon = max(EPSILON.get(array.dtype, 0.0) for array in arrays)
+    return max(TOLERANCES[quantity], 4 * epsilon if epsilon > EPSILON["float32"] else 0.0)
+
+
+# --- How arrays relate
+
+
+def find_order(x: Array, y: Array, tolerance: float) -> Array:
+    """The permutation with ``x == y[permutation]``, up to the tolerance; None if there is none but the trivial one."""
+    n = len(x)
+    if x.shape != y.shape or n < 2 or n > 4096:
+        return None
+    rows, others = (v.reshape(n, -1).astype(np.float64) for v in (x, y))
+    if not (np.isfinite(rows).all() and np.isfinite(others).all()):
+        return None
+    keys = [np.lexsort(v.T[::-1][-64:]) for v in (rows, others)]
+    found = np.empty(n, np.int64)
+    found[keys[0]] = keys[1]
+    if relative(rows, others[found]) > tolerance:  # rounding may sort otherwise: the nearest sample
+        some = slice(None, None, max(1, rows.shape[1] // 256))
+        left, right = rows[:, some], others[:, some]
+        distances = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
+        found = distances.argmin(1)
+        if len(set(found.tolist())) < n or relative(rows, others[found]) > tolerance:
+            return None
+    return None if (found == np.arange(n)).all() else found
+
+
+def order_text(order: Array) -> str:
+    """A permutation in words."""
+    shown = ", ".join(map(str, order[:8].tolist())) + (", ..." if len(order) > 8 else "")
+    return f"the same samples in another order: a's samples are b's {shown}"
+
+
+def turned_text(x: Array, y: Array, channels: bool, tolerance: float) -> str | None:
+    """A flip or turn of the spatial axes, or of the channels, that makes the arrays the same."""
+    axes = range(1, x.ndim - channels)
+    for axis in axes:
+        if relative(x, np.flip(y, axis)) <= tolerance:
+            return f"b is a, flipped along the spatial axis {axis}"
+    if len(axes) == 2:
+        if relative(x, np.flip(y, tuple(axes))) <= tolerance:
+            return "b is a, turned by 180 degrees"
+        turned = np.swapaxes(y, 1, 2)
+        if turned.shape == x.shape and relative(x, turned) <= tolerance:
+            return "b is a with its spatial axes exchanged"
+    if channels and x.shape[-1] > 1 and relative(x, y[..., ::-1]) <= tolerance:
+        return "b has a's channels in reverse order (RGB against BGR?)"
+    return None
+
+
+def scaled_text(x: Array, y: Array, channels: bool, tolerance: float) -> str | None:
+    """A factor, or a factor and a shift, that makes the arrays the same."""
+    factor = fit_factor(x, y, tolerance)
+    if factor is not None:
+        return f"b is {number(factor)} times a"
+    u, v = (w.astype(np.float64) for w in (x, y))
+    if not (np.isfinite(u).all() and np.isfinite(v).all()):
+        return None
+    slope, shift = fit_line(u, v)
+    if slope != 0 and relative(slope * u + shift, v) <= tolerance:
+        return f"b is {number(slope)} times a plus {number(shift)}"
+    if channels:
+        lines = [fit_line(u[..., c], v[..., c]) for c in range(u.shape[-1])]
+        moved = np.stack([k * u[..., c] + m for c, (k, m) in enumerate(lines)], -1)
+        if all(k != 0 for k, _ in lines) and relative(moved, v) <= tolerance:
+            return "b is a normalised otherwise: times " + ", ".join(
+                f"{number(k)} plus {number(m)}" for k, m in lines[:4]
+            ) + (" and so on, by channel" if len(lines) > 4 else ", by channel")  # fmt: skip
+    return None
+
+
+def fit_factor(x: Array, y: Array, tolerance: float = 1e-3) -> float | None:
+    """The factor by which ``y`` is ``x``, up to the tolerance; None: there is none, or NaN and infinities."""
+    u, v = (np.asarray(w, np.float64) for w in (x, y))
+    if not (np.isfinite(u).all() and np.isfinite(v).all() and u.any() and v.any()):
+        return None
+    top = float(np.abs(u).max())
+    factor = float((u / top * v).sum() / (u / top * u).sum())  # whose squares are in range
+    return factor if factor != 0 and relative(factor * u, v) <= tolerance else None
+
+
+def fit_line(u: Array, v: Array) -> tuple[float, float]:
+    """Slope and shift of the line through the points (u, v)."""
+    spread = u - u.mean()
+    size = float((spread * spread).sum())
+    slope = float((spread * v).sum()) / size if size else 0.0
+    return slope, float(v.mean() - slope * u.mean())
+
+
+def number(value: float) -> str:
+    """A factor as it was probably meant: 0.5, 1/255, -1."""
+    for shown in (float(f"{value:.1g}"), float(f"{value:.2g}"), float(f"{value:.3g}")):
+        if abs(shown - value) <= 1e-5 * abs(value):
+            return f"{shown:g}"
+    inverse = 1 / value if value else 0.0
+    if 1 < abs(inverse) < 1e7 and abs(inverse - round(inverse)) <= 1e-5 * abs(inverse):
+        return f"{'-' if value < 0 else ''}1/{abs(round(inverse))}"
+    return f"{value:.6g}"
+
+
+def factor_text(ratio: float, shape: tuple[int, ...], whose: str = "a's") -> str | None:
+    """What a ratio of two losses of an input of this shape probably is; None: nothing that has a name."""
+    counts: dict[int, str] = {}
+    if shape:
+        batch, channels, spatial = shape[0], shape[-1] if len(shape) > 1 else 1, math.prod(shape[1:-1])
+        for count, name in (
+            (batch, "samples"), (batch * spatial, "positions"), (math.prod(shape), "elements"),
+            (channels, "channels"), (spatial, "positions of a sample"), (spatial * channels, "elements of a sample"),
+        ):  # fmt: skip
+            counts.setdefault(count, name)
+    for count, name in counts.items():
+        if count > 1 and abs(ratio / count - 1) < 1e-4:
+            return f"{count} times {whose}, the number of {name}: a sum against a mean?"
+        if count > 1 and abs(ratio * count - 1) < 1e-4:
+            return f"1/{count} of {whose}, the number of {name}: a mean against a sum?"
+    shown = number(ratio)
+    return f"{shown} times {whose}" if len(shown) < 7 else None
+
+
+def share_differing(x: Array, y: Array) -> float:
+    """Which share of the elements differs."""
+    return float(np.mean(x != y))
+
+
+# --- Targets
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target of a step: as labels if it holds class indices or is one-hot."""
+
+    encoding: str
+    labels: Array | None
+    values: Array
+
+
+def read_target(step: Step) -> Target | None:
+    """The target, if it is there whole."""
+    stored = step.arrays.get("target")
+    values = None if stored is None else stored.values()
+    if stored is None or values is None:
+        return None
+    given = step.arrays.get("input")
+    shape = None if given is None else given.shape
+    kind, whole = stored.dtype, values.dtype.kind in "iu" or bool(np.isfinite(values).all() and (values % 1 == 0).all())
+    if shape is not None and len(shape) > 1:
+        if stored.shape == (*shape[:-1], 1) and shape[-1] > 1 and whole:
+            values = values[..., 0]
+        if values.shape == shape[:-1] and whole:
+            return Target(f"class indices, {kind}", values.astype(np.int64), values)
+    one_hot = values.ndim > 1 and values.shape[-1] > 1 and bool(
+        ((values == 0) | (values == 1)).all() and (values.sum(-1) == 1).all()
+    )  # fmt: skip
+    if one_hot and (shape is None or values.shape == shape):
+        return Target(f"one-hot, {kind}", values.argmax(-1), values)
+    if shape is None and whole and kind.startswith(("int", "uint")):
+        return Target(f"class indices, {kind}", values.astype(np.int64), values)
+    return Target(f"dense, {kind}", None, values)
+
+
+def labels_text(x: Array, y: Array) -> str:
+    """How labels differ."""
+    pairs = np.unique(np.stack([x.ravel(), y.ravel()]), axis=1)
+    moved = pairs[:, pairs[0] != pairs[1]]
+    shifts = set((pairs[1] - pairs[0]).tolist())
+    if len(shifts) == 1:
+        shift = shifts.pop()
+        return f"b's labels are a's {'plus' if shift > 0 else 'minus'} {abs(shift)}"
+    text = None
+    if len(set(pairs[0].tolist())) == pairs.shape[1]:  # one label of b for each of a
+        shifts = set((moved[1] - moved[0]).tolist())
+        kept = pairs.shape[1] - moved.shape[1]
+        if len(shifts) == 1 and kept <= 1 and moved.shape[1] > 1:
+            shift = shifts.pop()
+            text = f"b's labels are a's {'plus' if shift > 0 else 'minus'} {abs(shift)}, but for {kept} label"
+        else:
+            shown = ", ".join(f"{p} is {q}" for p, q in moved.T[:6].tolist())
+            text = f"other labels stand for the same positions: a's {shown} in b"
+            if moved.shape[1] == 1 and {int(v) for v in moved.ravel()} & {-100, -1, 255}:
+                text += " (the label to ignore?)"
+    elif len(set(pairs[1].tolist())) == pairs.shape[1]:
+        shown = ", ".join(f"{q} is {p}" for p, q in moved.T[:6].tolist())
+        text = f"other labels stand for the same positions: b's {shown} in a"
+    return text or f"{100 * share_differing(x, y):.3g} % of the labels differ"
+
+
+def difference_text(a: Stored, b: Stored, size: float) -> str:
+    """The relative difference of two arrays in words."""
+    if math.isnan(size):
+        return f"shape {a.shape} against {b.shape}"
+    if not math.isfinite(size):
+        return undefined_text(a, b)
+    how = "" if a.whole and b.whole else ", by a sample of their elements"
+    return f"they differ by {size:.2g}, relative to their norm{how}"
+
+
+def undefined_text(a: Stored, b: Stored) -> str:
+    """How many NaN and infinities both arrays have."""
+    counts = [f"{s.statistics.nan} NaN and {s.statistics.inf} infinities" for s in (a, b)]
+    return f"a has {counts[0]}, b {counts[1]}, of {a.size} elements"
+
+
+def json_ready(value: Any) -> Any:
+    """Dicts, lists and numbers as JSON has them: NaN and infinities as strings."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
