@@ -275,8 +275,8 @@ class TargetEntropy(Cause):
     number, name = 62, "target-entropy"
     title = "Cross-entropy against Kullback-Leibler divergence: the entropy of the target"
     text = (
-        "KL is cross-entropy less the entropy of the targets, which does not depend on the model: the gradients agree, the "
-        "values only for one-hot targets."
+        "KL is cross-entropy less the entropy of the targets, which does not depend on the model: the gradients agree, "
+        "the values only for one-hot targets."
     )
     torch = (
         "loss = F.cross_entropy(x, t)  # or F.kl_div(x.log_softmax(1), t, reduction='sum') / positions on both sides"

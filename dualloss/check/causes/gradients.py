@@ -14,8 +14,8 @@ class Ties(Cause):
     number, name = 39, "ties"
     title = "Where two inputs tie, or a norm is 0, the gradients differ"
     text = (
-        "torch.maximum gives half of a tie's gradient to each, tf.maximum all of it to one (which, depends on the device); "
-        "tf.norm has NaN at 0, PyTorch 0: equal values, unequal gradients, at these points alone."
+        "torch.maximum gives half of a tie's gradient to each, tf.maximum all of it to one (which, depends on the "
+        "device); tf.norm has NaN at 0, PyTorch 0: equal values, unequal gradients, at these points alone."
     )
     torch = "torch.where(a >= b, a, b)  # says who gets the gradient"
     tf = "tf.where(a >= b, a, b)"
