@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -33,7 +35,29 @@ def hangs_in_c(input: Any, target: Any) -> Any:
 
 
 def dies(input: Any, target: Any) -> Any:
+    os.write(2, b"for a reason\n")
     os._exit(7)
+
+
+def exits(input: Any, target: Any) -> Any:
+    raise SystemExit(3)
+
+
+def reads(input: Any, target: Any) -> Any:
+    return good(input, target) * len(sys.stdin.read() + builtins.input())
+
+
+calls = 0
+
+
+def counts(input: Any, target: Any) -> Any:
+    global calls
+    calls += 1
+    return good(input, target) * (1 + 0.1 * calls)
+
+
+def gives_two(input: Any, target: Any) -> Any:
+    return good(input, target), {}
 
 
 def gives_nan(input: Any, target: Any) -> Any:

@@ -116,9 +116,11 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [
-        ("raises", 2, "b (compare_bad:raises): RuntimeError: the data are not what they were"),
+        ("raises", 2, "b (raises): RuntimeError: the data are not what they were"),
+        ("exits", 2, "b (exits): SystemExit: 3"),
         ("gives_nan", 1, "They differ"),
         ("gives_a_number", 2, "returns float, expected a tensor"),
+        ("gives_two", 2, "returns tuple, expected a tensor: wrap it in a function that returns the loss"),
         ("cuts_the_graph", 1, "b is not differentiable by its input"),
         ("prints", 0, "note: b: prints: batch of 4"),
         ("changes_its_input", 0, "note: b: changes its input"),
@@ -128,21 +130,92 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
             "note: b: changes PyTorch's default dtype: torch.float32 before, torch.float64 after",
         ),
         ("draws", 0, "note: b: uses PyTorch's random numbers"),
-        ("wants_a_gpu", 2, "b (compare_bad:wants_a_gpu): "),
+        ("counts", 1, "b changes from call to call: "),
+        ("wants_a_gpu", 2, "b (wants_a_gpu): "),
         # Averaged by hand, -100 counts.
         ("keeps_the_map", 1, "note: b: returns a number for each position or sample: their mean is compared"),
-        ("NUMBER", 2, "compare_bad:NUMBER is int, expected a loss"),
-        ("missing", 2, "missing in compare_bad: NameError"),
-        ("Settings(scale=1.0)", 0, "No difference found"),
+        ("NUMBER", 2, "3 is int, expected a loss"),
         ("Settings", 0, "No difference found"),
-        ("dies", 2, "its process ended with exit status 7"),
     ],
 )
 def test_every_misbehaviour_has_a_line(name: str, code: int, said: str) -> None:
-    report = of_bad(name)
+    import compare_bad
+
+    report = compare(compare_bad.good, getattr(compare_bad, name), SEG)
     assert said in report.text()
     assert report.exit_code == code, report.text()
     assert "Traceback" not in report.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("prints", 0, "note: b: prints: batch of 4"),
+        ("missing", 2, "missing in compare_bad: NameError"),
+        ("Settings(scale=1.0)", 0, "No difference found"),
+        ("dies", 2, "its process ended with exit status 7: for a reason"),
+        ("reads", 2, "b (compare_bad:reads): EOFError"),
+    ],
+)
+def test_so_it_has_in_a_process_of_its_own(name: str, code: int, said: str) -> None:
+    report = of_bad(name)
+    assert said in report.text()
+    assert report.exit_code == code, report.text()
+
+
+def test_what_both_refuse_is_not_compared() -> None:
+    loss = torch.nn.CrossEntropyLoss()
+    report = compare(loss, loss, Case(3, weights="sample"))
+    assert report.exit_code == 2
+    assert report.verdict.startswith(
+        "Could not compare: both sides refuse sample weights: a: takes no sample weights; b:"
+    )
+
+    def small_only(input: Any, target: Any) -> Any:
+        if len(input) > 4:
+            raise MemoryError("too large")
+        return loss(input, target)
+
+    report = compare(small_only, small_only, Case(3, batch=8))
+    assert report.exit_code == 2 and "both sides refuse the size asked for: a: MemoryError: too large" in report.verdict
+
+
+@pytest.mark.parametrize(
+    ("naive", "right", "case"),
+    [
+        (lambda x, t: (x.exp().sum(1).log() - x.gather(1, t[:, None])[:, 0]).mean(), torch.nn.CrossEntropyLoss(), {}),
+        (lambda x, t: (x.exp().log1p() - x * t).mean(), torch.nn.BCEWithLogitsLoss(), {"targets": "binary"}),
+        (lambda x, t: ((x - t) / t).abs().mean(), lambda x, t: ((x - t).abs() / t).mean(),
+         {"targets": "values", "inputs": "values"}),
+        (lambda x, t: torch.nanmean((x - t) ** 2), torch.nn.MSELoss(), {"targets": "values", "inputs": "values"}),
+        (lambda x, t: torch.nn.functional.cross_entropy(x, t) * (2 if len(x) == 3 else 1), torch.nn.CrossEntropyLoss(),
+         {"batch": 8}),
+        (torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(weight=torch.where(torch.arange(21) == 10, 5.0, 1.0)),
+         {"classes": 21}),
+    ],
+)  # fmt: skip
+def test_what_shows_rarely_is_seen(naive: Any, right: Any, case: dict[str, Any]) -> None:
+    """Overflow, targets below 0, missing targets, batches of 3, a class that few batches have."""
+    sides = {name: Side(framework="torch") for name in ("a", "b")}
+    assert compare(naive, right, Case(**case, **sides)).exit_code == 1
+
+
+@pytest.mark.parametrize("classes", [3, 150])
+def test_rounding_is_no_difference(classes: int) -> None:
+    """Gradients of certain predictions are small differences of larger numbers."""
+    tf = pytest.importorskip("tensorflow")
+
+    def in_torch(input: Any, target: Any) -> Any:
+        p, axes = input.softmax(1), (0, 2, 3)
+        return (1 - (2 * (p * target).sum(axes) + 1) / (p.sum(axes) + target.sum(axes) + 1)).mean()
+
+    def in_tf(y_true: Any, y_pred: Any) -> Any:
+        p, t, axes = tf.nn.softmax(y_pred), tf.cast(y_true, y_pred.dtype), (0, 1, 2)
+        both, sizes = tf.reduce_sum(p * t, axes), tf.reduce_sum(p, axes) + tf.reduce_sum(t, axes)
+        return tf.reduce_mean(1 - (2 * both + 1) / (sizes + 1))
+
+    report = compare(in_torch, in_tf, Case(classes, (8, 8), targets="one-hot"))
+    assert report.same, report.text()
 
 
 def test_what_hangs_is_given_up() -> None:
@@ -154,7 +227,7 @@ def test_a_process_that_is_lost_is_started_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sides, "GRACE", 1.0)
     report = compare("compare_bad:good", "compare_bad:hangs_in_c", Case(3), timeout=1.0)
     lost = [row for row in report.rows if row.b.error is not None and "took more than" in row.b.error]
-    assert [row.probe.name for row in lost] == ["certain and right, 40"]
+    assert [row.probe.name for row in lost] == ["certain and right, 40", "certain and right, 120"]
     assert report.exit_code == 1
 
 
@@ -225,7 +298,9 @@ def test_a_spec_as_a_file(tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text(dl.CrossEntropy().to_json())
     assert cli.main(["compare", str(file), "compare_bad:good", "--spatial", "8x9"]) == 0
-    assert cli.main(["compare", str(file), "compare_bad:raises", "--spatial", "8x9"]) == 2
+    nowhere = str(tmp_path / "none" / "r.html")
+    assert cli.main(["compare", str(file), "compare_bad:good", "--html", nowhere]) == 2
+    assert cli.main(["compare", str(file), "compare_bad:good", "--timeout", "0"]) == 2
     assert cli.main(["compare", str(file), "compare_bad:good", "--classes", "-1"]) == 2
 
 

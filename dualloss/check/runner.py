@@ -229,7 +229,7 @@ class Runner:
 
     def about(self) -> About:
         """What is known of it."""
-        calls = []
+        calls: list[str] = []
         if self.framework != "spec":
             calls.insert(0, "called as loss(target, input)" if self.target_first else "called as loss(input, target)")
             if self.case.spatial and self.case.classes is not None:
