@@ -196,8 +196,7 @@ def test_what_both_refuse_is_not_compared() -> None:
 )  # fmt: skip
 def test_what_shows_rarely_is_seen(naive: Any, right: Any, case: dict[str, Any]) -> None:
     """Overflow, targets below 0, missing targets, batches of 3, a class that few batches have."""
-    sides = {name: Side(framework="torch") for name in ("a", "b")}
-    assert compare(naive, right, Case(**case, **sides)).exit_code == 1
+    assert compare(naive, right, Case(**case, a=Side(framework="torch"), b=Side(framework="torch"))).exit_code == 1
 
 
 @pytest.mark.parametrize("classes", [3, 150])
