@@ -247,20 +247,24 @@ def about(loss: Any) -> dict[str, Any]:
     """What is known of any loss: "kind", its class or function, and "settings", its options that are simple values."""
     named = loss if hasattr(loss, "__qualname__") else type(loss)
     sources: list[Mapping[str, Any]] = [vars(loss)] if hasattr(loss, "__dict__") and named is not loss else []
-    sources += [getattr(loss, "_buffers", {}), getattr(loss, "keywords", {})]  # class weights of torch.nn; a partial's
+    # Class weights of torch.nn; options of a function that Keras wraps, and of a partial.
+    sources += [getattr(loss, name, {}) for name in ("_buffers", "_fn_kwargs", "keywords")]
     if hasattr(loss, "get_config"):
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             sources.insert(0, loss.get_config())
     settings: dict[str, Any] = {}
     for source in sources:
+        if not isinstance(source, Mapping):  # an attribute of that name which is something else
+            continue
         for key, value in source.items():
             simple = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2 else value
-            if not key.startswith("_") and key not in _OF_MODULES and _simple(simple):
-                settings.setdefault(key, simple)
+            name = key.lstrip("_")
+            if name not in _OF_MODULES and "hook" not in name and _simple(simple):
+                settings.setdefault(name, simple)
     return {"kind": f"{named.__module__}.{named.__qualname__}", "settings": settings}
 
 
-_OF_MODULES = frozenset(("training", "call_super_init", "dump_patches", "spec"))
+_OF_MODULES = frozenset(("training", "built", "call_super_init", "dump_patches", "spec", "text"))
 
 
 def _simple(value: Any) -> bool:

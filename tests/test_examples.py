@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -80,3 +81,11 @@ def test_low_iou_fails(tmp_path: Path) -> None:
     assert common.finish(settings, "PyTorch", [1.0], truth).iou == 1
     with pytest.raises(SystemExit, match=r"PyTorch: mean IoU 0\.\d+ .* below the required 0\.80"):
         common.finish(settings, "PyTorch", [1.0], np.zeros_like(truth))
+
+
+def test_the_wrong_port_is_mended(tmp_path: Path) -> None:
+    said = run("migrate.py", "--html", "reports", where=tmp_path)
+    first, *_, last = re.split(r"^Round \d: ", said, flags=re.MULTILINE)[1:]
+    assert all(name in first for name in ("[37] padding", "[42] reads", "[48] the difference of Laplacians"))
+    assert "No difference found: " in last
+    assert {file.name for file in (tmp_path / "reports").iterdir()} == {f"round{k}.html" for k in (1, 2, 3, 4)}

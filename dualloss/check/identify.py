@@ -107,7 +107,6 @@ def identify(
     scale = known[0][1]
     found: list[tuple[Part, ...]] = []
     scaled: list[tuple[Part, ...]] = []
-    columns: list[tuple[Part, Array]] = []
     fitted = [k for k, (p, v) in enumerate(known) if p.group in FITTED and math.isfinite(v)][:14]
     for family in FAMILIES:
         if not family.applies(case):
@@ -128,13 +127,12 @@ def identify(
     best = _ranked(case, activation, known, scale, found)[:200] + _ranked(case, activation, known, scale, scaled)[:200]
     best.sort(key=lambda one: (-len(one.explained), one.deviations))
     if not best or len(best[0].explained) < 0.5 * len(known):
-        for family in FAMILIES:
-            if family.applies(case):
-                for options in family.variants(case, settings):
-                    if _composable(family, options):
-                        part = Part(1.0, family, options)
-                        columns.append((part, np.array([part.value(known[k][0], activation) for k in fitted])))
-        pairs = _pairs(columns, np.array([known[k][1] for k in fitted]))
+        parts = [
+            Part(1.0, family, options)
+            for family in FAMILIES if family.applies(case)
+            for options in family.variants(case, settings) if _composable(family, options)
+        ]  # fmt: skip
+        pairs = _pairs(parts, [known[k] for k in fitted], activation)
         best = best + _ranked(case, activation, known, scale, pairs)
     best = [one for one in best if len(one.explained) >= 0.5 * len(known)]
     best.sort(key=lambda one: (-len(one.explained), len(one.parts), one.deviations))
@@ -182,21 +180,56 @@ def _ranked(
     return ranked
 
 
-def _pairs(columns: Sequence[tuple[Part, Array]], values: Array) -> list[tuple[Part, ...]]:
-    """Two formulas whose sum, with factors, gives the values."""
-    columns = [(part, column) for part, column in columns if np.isfinite(column).all() and column.any()]
-    if len(columns) < 2 or len(values) < 5:
+def _pairs(parts: Sequence[Part], known: Sequence[tuple[Probe, float]], activation: str) -> list[tuple[Part, ...]]:
+    """Two formulas whose sum, with factors, gives the values: first on a few probes, then on all of them."""
+    few = known[:FEW]
+    if len(few) < FEW:
         return []
-    weight = 1.0 / np.maximum(np.abs(values), 1e-3 * np.abs(values).max())
-    v = values * weight
-    m = np.array([column * weight for _, column in columns])
-    families = np.array([id(part.family) for part, _ in columns])
-    size = (m * m).sum(1)
-    b = m @ v
-    whole = v @ v
-    found = []
-    for i in range(len(columns)):
-        others = np.flatnonzero(families[i + 1 :] != families[i]) + i + 1
+    values = np.array([value for _, value in few])
+    columns = np.array([[part.value(probe, activation) for probe, _ in few] for part in parts])
+    usable = np.flatnonzero(np.isfinite(columns).all(1) & columns.any(1))
+    whole: dict[int, Array] = {}
+
+    def column(k: int) -> Array:
+        if k not in whole:
+            rest = [parts[k].value(probe, activation) for probe, _ in known[FEW:]]
+            whole[k] = np.array([*columns[k], *rest])
+        return whole[k]
+
+    every = np.array([value for _, value in known])
+    weight = _weights(every)
+    found: list[tuple[Part, ...]] = []
+    for one, other in _fitting(columns[usable], [id(parts[int(k)].family) for k in usable], values):
+        i, j = int(usable[one]), int(usable[other])
+        both = np.stack([column(i), column(j)], 1) * weight[:, None]
+        if not np.isfinite(both).all():
+            continue
+        factors = np.linalg.lstsq(both, every * weight, rcond=None)[0]
+        if np.abs(both @ factors - every * weight).max() < 2e-5:
+            found.append(tuple(
+                Part(rounded(float(factor)), parts[k].family, parts[k].options)
+                for factor, k in zip(factors, (i, j), strict=True)
+            ))  # fmt: skip
+    return found
+
+
+FEW = 6
+"""Probes on which pairs of formulas are looked for."""
+
+
+def _weights(values: Array) -> Array:
+    """Small losses count as much as large ones, but for those that are next to nothing."""
+    return np.asarray(1.0 / np.maximum(np.abs(values), 1e-3 * np.abs(values).max()))
+
+
+def _fitting(columns: Array, families: Sequence[int], values: Array, most: int = 2000) -> list[tuple[int, int]]:
+    """The pairs of columns, of different families, of which a linear combination is nearest to the values."""
+    weight = _weights(values)
+    v, m, kinds = values * weight, columns * weight, np.array(families)
+    size, b, whole = (m * m).sum(1), m @ v, float(v @ v)
+    found: list[tuple[float, int, int]] = []
+    for i in range(len(m)):
+        others = np.flatnonzero(kinds[i + 1 :] != kinds[i]) + i + 1
         if not len(others):
             continue
         g = m[others] @ m[i]
@@ -206,19 +239,8 @@ def _pairs(columns: Sequence[tuple[Part, Array]], values: Array) -> list[tuple[P
             q = (size[i] * b[others] - g * b[i]) / det
             rest = whole - p * b[i] - q * b[others]
         good = np.flatnonzero((rest < 1e-8 * whole) & (det > 1e-9 * size[i] * size[others]))
-        for k in good:
-            j = others[k]
-            residual = m[i] * p[k] + m[j] * q[k] - v
-            if np.abs(residual).max() < 2e-5:
-                found.append((p[k], i, q[k], j))
-    parts = []
-    for p, i, q, j in found[:2000]:
-        pair = []
-        for factor, place in ((float(p), i), (float(q), int(j))):
-            part = columns[place][0]
-            pair.append(Part(rounded(factor), part.family, part.options))
-        parts.append(tuple(pair))
-    return parts
+        found += [(float(rest[k]), i, int(others[k])) for k in good]
+    return [(i, j) for _, i, j in sorted(found)[:most]]
 
 
 def rounded(factor: float) -> float:

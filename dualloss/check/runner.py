@@ -6,8 +6,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import json
-import numbers
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..recording import about
 from ..spec import Spec, Term, from_json
 from .case import Case, Side
 from .probes import Array, Probe, battery
@@ -581,31 +580,6 @@ def _takes(loss: Any, library: str) -> str | None:
 
 
 def _settings(loss: Any) -> dict[str, Any]:
-    """The options of a loss, as far as they are simple."""
-    found: dict[str, Any] = {}
-    sources = []
-    if hasattr(loss, "get_config"):
-        with contextlib.suppress(Exception):
-            sources.append(loss.get_config())
-    with contextlib.suppress(TypeError):
-        sources += [vars(loss), getattr(loss, "_buffers", {}), getattr(loss, "_fn_kwargs", {})]
-    keywords = getattr(loss, "keywords", None)
-    if isinstance(keywords, dict):
-        sources.append(keywords)
-    for source in sources:
-        for key, value in source.items():
-            if key in ("training", "built", "call_super_init", "dump_patches") or "backward_hook" in key:
-                continue  # what every module has
-            if value is None or isinstance(value, (str, bool, numbers.Number)):
-                found.setdefault(key.lstrip("_"), value)
-            elif isinstance(value, (list, tuple)) and all(isinstance(v, numbers.Number) for v in value):
-                found.setdefault(key.lstrip("_"), list(value))
-            elif hasattr(value, "tolist") and getattr(value, "ndim", 9) <= 1 and key in ("weight", "pos_weight"):
-                numbers_of = value.tolist()
-                one = isinstance(numbers_of, list) and len(numbers_of) == 1
-                found.setdefault(key, numbers_of[0] if one else numbers_of)
-    try:
-        json.dumps(found)
-    except TypeError:
-        found = {k: v for k, v in found.items() if isinstance(v, (str, bool, int, float, type(None)))}
-    return found
+    """The options of a loss, as far as they are simple; lists of one number as the number."""
+    found: dict[str, Any] = about(loss)["settings"]
+    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in found.items()}

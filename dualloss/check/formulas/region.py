@@ -87,7 +87,7 @@ OVERLAP = Family(
     {
         "weights": lambda o, _: o["kind"] == "tversky",
         "squared": lambda o, _: o["kind"] != "tversky",
-        "power": lambda o, _: o["kind"] == "tversky",
+        "power": lambda o, _: o["kind"] == "tversky" and o["absent"] == "as it comes",
         "background": lambda _, case: case.classes is not None and case.classes > 1,
     },
 )
