@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..spec import from_json
 from .case import Case, Feed
 from .causes import Evidence, Row
 from .diagnose import closest, differences, find, gradient_ulp, same_gradient, same_value, settings, ulp
@@ -64,6 +65,16 @@ def compare(
         for loss, how, python in ((a, case.a, python_a), (b, case.b, python_b)):
             opened.append(side(loss, case, how, timeout, python))
         abouts = [one.about() for one in opened]
+        ignore = _ignored(case, abouts)
+        if ignore is not None:  # said by a loss, not by whoever compares
+            case = replace(case, ignore_index=ignore)
+            for one in opened:
+                one.close()
+            opened[:] = [
+                side(loss, case, how, timeout, python)
+                for loss, how, python in ((a, case.a, python_a), (b, case.b, python_b))
+            ]
+            abouts = [one.about() for one in opened]
         _settle(case, (a, b), opened, abouts, timeout, (python_a, python_b))
         return _compared(case, opened, abouts, progress, started)
     except CannotRun as error:
@@ -148,6 +159,16 @@ def _call(one: Compared, probe: Probe) -> Observation:
     return one.run(probe)
 
 
+def _ignored(case: Case, abouts: Sequence[About]) -> int | None:
+    """The label that a loss says it leaves out, if the case says none; PyTorch's default is no one's choice."""
+    if case.ignore_index is not None or case.targets != "index":
+        return None
+    said = {about.settings.get(name) for about in abouts for name in ("ignore_index", "ignore_class")}
+    said |= {from_json(about.spec).ignore_index for about in abouts if about.spec is not None}
+    found = sorted(label for label in said if type(label) is int and label != -100)
+    return found[0] if found else None
+
+
 def _settle(
     case: Case, losses: tuple[Any, Any], opened: list[Compared], abouts: list[About], timeout: float,
     pythons: tuple[str | None, str | None],
@@ -220,6 +241,8 @@ def rows_of(probes: Sequence[Probe], a: Sequence[Observation], b: Sequence[Obser
         unfit = any(NO_FORM in error for _, error in refused)
         if (probe.group in ("shapes", "precision", "labels") or unfit) and len(refused) == 1:
             same, edge = (True, True), f"{refused[0][0]} refuses it: {refused[0][1]}"
+        elif same[0] and not same[1] and one.value is not None and math.isnan(one.value):
+            same, edge = (True, True), "both give NaN, with NaN elsewhere in the gradients"
         elif probe.group == "not finite" and not all(same) and (same[0] or not _finite(one, other)):
             edge = f"a gives {one.value}, b {other.value}"
             if same[0]:

@@ -221,8 +221,10 @@ def _weighed(evidence: Evidence, cause: Cause, match: Match) -> Finding:
         after = changed(a, match.differences)
         activation = case.b.activation if any(d.option == "reads" for d in match.differences) else case.a.activation
         scale = evidence.rows[0].a.value or 1.0
+        b = evidence.identity_b
+        unsure = {*a.unexplained, *(() if b is None else b.unexplained)}  # there the formulas are not the losses
         for row in evidence.rows:
-            if row.a.value is None or row.b.value is None:
+            if row.a.value is None or row.b.value is None or row.probe.name in unsure:
                 continue
             before = a.value(row.probe, case.a.activation)
             now = after.value(row.probe, activation)

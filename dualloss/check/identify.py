@@ -150,7 +150,8 @@ def _solved(part: Part, first: float, known: Sequence[tuple[Probe, float]], acti
         return []
     number = rounded(plain + (known[0][1] - first) / slope)
     solved = Part(1.0, part.family, {**part.options, name: number})
-    if number <= 0 or not near(known[1][1], solved.value(known[1][0], activation), known[0][1]):
+    most = 1.0 if name == "smoothing" else math.inf
+    if not 0 < number < most or not near(known[1][1], solved.value(known[1][0], activation), known[0][1]):
         return []
     return [(solved,)]
 

@@ -144,6 +144,7 @@ class _Battery:
                     far = (size * np.sign(self.base.x) + self.base.x).astype(np.float32)
                     yield self.change(f"far off, {size:g}", "saturation", x=far)
                 yield self.change("targets below 0", "targets", target=-self.base.target)
+                yield self.change("targets 30 times as large", "targets", target=np.float32(30.0) * self.base.target)
                 some = self.base.target.copy()
                 some.reshape(-1)[::2] = 0.0
                 yield self.change("targets with zeros", "targets", target=some)
@@ -236,6 +237,15 @@ class _Battery:
             return
         yield self.change("one class only" if self.case.targets != "binary" else "empty mask", "masks",
                           target=self.uniform(0))  # fmt: skip
+        if self.case.inputs == "logits":
+            sure = np.full(self.shape, -40.0)
+            if self.case.targets != "binary":
+                sure[..., 0] = 40.0
+            name = "empty mask" if self.case.targets == "binary" else "one class only"
+            yield self.change(f"{name}, certain and right", "masks", x=sure.astype(np.float32), target=self.uniform(0))
+        elif self.case.inputs == "probabilities" and self.case.targets == "binary":
+            x = np.zeros(self.shape, np.float32)
+            yield self.change("empty mask, certain and right", "masks", x=x, target=self.uniform(0))
         if self.case.targets == "binary":
             yield self.change("full mask", "masks", target=self.uniform(1))
             few = np.zeros(self.shape, np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 from ..spec import from_json
 from .case import Case
 from .causes import CAUSES, Difference, Relation, Row
+from .causes._base import OptionCause
 from .diagnose import Finding, described, gradient_ulp, tolerance, ulp
 from .identify import Identity
 from .runner import About
@@ -132,6 +133,8 @@ class Report:
     def text(self) -> str:
         """The report for a terminal, verdict first."""
         lines = [self.verdict, "", f"  a: {self.name_a}", f"  b: {self.name_b}"]
+        if self.case.ignore_index is not None:
+            lines.append(f"  label {self.case.ignore_index} is to be ignored")
         for name, about in (("a", self.about_a), ("b", self.about_b)):
             if about is not None and about.calls:
                 lines.append(f"  {name} is {', '.join(about.calls)}")
@@ -157,7 +160,14 @@ class Report:
             lines += ["", f"With all of these mended in a, b's values are predicted within {predicted[0]:.3g} ulp on "
                           f"{predicted[1]} probes{also}."]  # fmt: skip
         if not self.same and not self.findings:
-            lines += ["", f"No cause explains it. Ruled out: {', '.join(dict.fromkeys(c.name for c in CAUSES))}."]
+            unknown = [n for n, one in (("a", self.identity_a), ("b", self.identity_b)) if one is None]
+            out = dict.fromkeys(c.name for c in CAUSES if not (unknown and isinstance(c, OptionCause)))
+            lines += ["", f"No cause explains it. Ruled out: {', '.join(out)}."]
+            if unknown:
+                lines.append(
+                    f"Conventions of formulas were not tested, since no formula here gives the values of "
+                    f"{' and '.join(unknown)}: compare the terms of a sum one by one."
+                )
         lines += [f"edge: {f.detail}  [{f.cause.number}: {f.cause.name}]" for f in self.edges]
         lines += [f"edge: {row.probe.name}: {row.edge}" for row in self.rows if row.edge is not None]
         notes = [f"{n}: {note} (on {row.probe.name!r})" for row in self.rows for n, seen in (("a", row.a), ("b", row.b))

@@ -18,6 +18,7 @@ import numpy as np
 from ..recording import about
 from ..spec import Spec, Term, from_json
 from .case import Case, Side
+from .formulas._base import LOOSE
 from .probes import Array, Probe, battery
 
 TARGET_NAMES = frozenset(
@@ -580,6 +581,49 @@ def _takes(loss: Any, library: str) -> str | None:
 
 
 def _settings(loss: Any) -> dict[str, Any]:
-    """The options of a loss, as far as they are simple; lists of one number as the number."""
+    """The options of a loss, as far as they are simple; lists of one number as the number; the numbers in its code."""
     found: dict[str, Any] = about(loss)["settings"]
-    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in found.items()}
+    found = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in found.items()}
+    for child in getattr(loss, "_modules", {}).values():
+        if child is not None:
+            found = {**_settings(child), **found}
+    call = getattr(loss, "func", loss)
+    call = (
+        call if inspect.isroutine(call) else getattr(type(call), "forward", None) or getattr(type(call), "call", None)
+    )
+    numbers_of = _numbers(call, 3) if _library(loss) == "" else []
+    return {**found, LOOSE: numbers_of[:12]} if numbers_of else found
+
+
+def _numbers(call: Any, depth: int) -> list[Any]:
+    """The numbers, and lists of them, that a function's code, defaults, closure and globals hold."""
+    code = getattr(call, "__code__", None)
+    if code is None or depth == 0:
+        return []
+    values: list[Any] = [
+        *(getattr(call, "__defaults__", None) or ()),
+        *(getattr(call, "__kwdefaults__", None) or {}).values(),
+    ]
+    names, inner = set(), [code]
+    while inner:
+        one = inner.pop()
+        names |= set(one.co_names)
+        values += [c for c in one.co_consts if isinstance(c, (float, tuple))]
+        inner += [c for c in one.co_consts if inspect.iscode(c)]
+    values += [v for k, v in getattr(call, "__globals__", {}).items() if k in names]
+    for cell in getattr(call, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not yet filled
+            values.append(cell.cell_contents)
+    found: list[Any] = []
+    for value in values:
+        if inspect.isfunction(value) and _top(value.__module__) not in ("torch", "tensorflow", "keras", "numpy"):
+            found += _numbers(value, depth - 1)
+        elif hasattr(value, "tolist") and getattr(value, "ndim", 9) <= 1:
+            found.append(value.tolist())
+        elif hasattr(value, "numpy") and getattr(getattr(value, "shape", None), "rank", 9) in (0, 1):
+            found.append(value.numpy().tolist())
+        elif isinstance(value, float) or (
+            isinstance(value, (list, tuple)) and value and all(isinstance(v, (int, float)) for v in value)
+        ):
+            found.append(list(value) if isinstance(value, (list, tuple)) else value)
+    return [v for k, v in enumerate(found) if v not in found[:k]]

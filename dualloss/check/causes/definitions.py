@@ -246,9 +246,9 @@ class OverlapBackground(OptionCause):
 class Settings(Cause):
     number, name = 43, "another-setting"
     title = "A setting has another value"
-    text = "Both compute the same formula, with another number in it."
-    torch = "give both the same number"
-    tf = "give both the same number"
+    text = "Both compute the same formula, with another number or another convention in it."
+    torch = "give both the same"
+    tf = "give both the same"
     last = True
 
     def find(self, evidence: Evidence) -> Iterator[Match]:

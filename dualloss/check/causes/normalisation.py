@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ._base import Cause, Difference, Evidence, Match, OptionCause, register, said, shown
 
@@ -91,6 +92,12 @@ class ClassWeightsMissing(OptionCause):
     values = (None,)
     weight = 1.4
 
+    def find(self, evidence: Evidence) -> Iterator[Match]:
+        # What the mean divides by follows from it.
+        divided = tuple(d for d in evidence.differences if d.option == "weighted")
+        for match in super().find(evidence):
+            yield replace(match, differences=(*match.differences, *divided))
+
 
 @register(SECTION)
 class PositiveWeightMissing(OptionCause):
@@ -137,6 +144,14 @@ class IgnoredDivided(OptionCause):
 
 
 @register(SECTION)
+class IgnoredBySample(IgnoredDivided):
+    title = "Ignored positions: one mean is over all valid positions, the other over samples' own means"
+    text = "A mean of means weighs a sample with few valid positions as much as one with many."
+    values = ("left out, by sample",)
+    against = ("left out", "divided by all")
+
+
+@register(SECTION)
 class IgnoreMissing(OptionCause):
     number, name = 44, "ignore-index-missing"
     title = "One side ignores a label, the other does not"
@@ -150,6 +165,14 @@ class IgnoreMissing(OptionCause):
 
     def fits(self, difference: Difference, evidence: Evidence) -> bool:
         return evidence.case.ignore_index is not None
+
+    def find(self, evidence: Evidence) -> Iterator[Match]:
+        yield from super().find(evidence)
+        rows = [row for row in evidence.of("ignored") if (row.a.error is None) != (row.b.error is None)]
+        if rows:
+            side, error = ("a", rows[0].a.error) if rows[0].a.error else ("b", rows[0].b.error)
+            names = tuple(row.probe.name for row in rows)
+            yield Match(f"{side} raises on label {evidence.case.ignore_index}: {error}", probes=names, weight=1.2)
 
 
 @register(SECTION)

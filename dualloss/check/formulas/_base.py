@@ -12,6 +12,8 @@ from ..case import Case
 from ..probes import Array, Probe
 
 Options = Mapping[str, Any]
+LOOSE = "in its code"
+"""The name of settings that have none: numbers of a function's code."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Family:
                     wanted = any(word in key for word in self.numbers.get(option, ()))
                     if wanted and _is_number(number) and _as(number) not in more:
                         more.append(_as(number))
+                for number in found.get(LOOSE, []) if option in self.numbers else []:
+                    if _may_be(option, number, case) and _as(number) not in more and len(more) < len(values) + 4:
+                        more.append(_as(number))
         yield from self._chosen({}, list(choices.items()), case)
 
     def _chosen(
@@ -69,6 +74,14 @@ class Family:
         varies = self.only_if.get(option)
         for value in values if varies is None or varies(before, case) else values[:1]:
             yield from self._chosen({**before, option: value}, rest, case)
+
+
+def _may_be(option: str, number: Any, case: Case) -> bool:
+    """Whether a number that has no name can be this option."""
+    if isinstance(number, list):
+        return option == "class_weight" and len(number) == case.classes and _is_number(number)
+    least, most = {"smoothing": (0.0, 0.5), "alpha": (0.0, 1.0), "gamma": (0.0, 6.0)}.get(option, (1e-4, 1e4))
+    return option != "class_weight" and _is_number(number) and least < number < most
 
 
 def _is_number(value: Any) -> bool:

@@ -66,6 +66,10 @@ def cross_entropy(
     else:
         each = (w * finite).sum(-1)
     each = np.where(valid, each, 0.0)
+    if ignored == "left out, by sample" and valid.any():
+        with np.errstate(all="ignore"):
+            by_sample = each.reshape(len(each), -1).sum(1) / valid.reshape(len(each), -1).sum(1)
+        return float(by_sample.mean())
     count: float = each.size
     if weighted == "divided by the sum of weights":
         count = float(np.where(valid, of_label, 0.0).sum())
@@ -89,7 +93,7 @@ CROSS_ENTROPY = Family(
         "class_weight": (None,),
         "weighted": ("divided by elements", "divided by the sum of weights", "by the label, smoothed outside"),
         "ignore": (None,),
-        "ignored": ("left out", "divided by all", "counted as the first class"),
+        "ignored": ("left out", "divided by all", "counted as the first class", "left out, by sample"),
         "empty": ("nan", "0"),
         "reduction": ("mean", "sum", "sum, mean over samples"),
         "weighting": ("elements", "sum of weights", "last axis", "ignored"),
@@ -104,6 +108,7 @@ CROSS_ENTROPY = Family(
         "empty": lambda o, _: o["ignore"] is not None,
         "weighting": lambda _, case: case.weights != "none",
     },
+    "smoothing",
 )
 
 
