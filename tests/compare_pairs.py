@@ -1198,3 +1198,46 @@ def agree_masked_binary() -> tuple[Any, Any]:
         return tf.reduce_sum(valid * tf.nn.sigmoid_cross_entropy_with_logits(t, y_pred)) / tf.reduce_sum(valid)
 
     return masked, in_tf
+
+
+@pair(4, **SEG, ignore_index=255)
+def ignored_left_out_of_each_image() -> tuple[Any, Any]:
+    tf = _tf()
+
+    def by_image(y_true: Any, y_pred: Any) -> Any:
+        valid = tf.not_equal(y_true, 255)
+        per = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.where(valid, y_true, 0), y_pred)
+        sums = tf.reduce_sum(tf.where(valid, per, 0.0), (1, 2))
+        return tf.reduce_mean(tf.math.divide_no_nan(sums, tf.reduce_sum(tf.cast(valid, tf.float32), (1, 2))))
+
+    return _torch().nn.CrossEntropyLoss(ignore_index=255), by_image
+
+
+@pair(44, **SEG)
+def ignored_by_one_that_says_so() -> tuple[Any, Any]:
+    """Nobody told the comparison of the label."""
+    return (
+        _torch().nn.CrossEntropyLoss(ignore_index=2),
+        _keras().losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+@pair(28, classes=1, spatial=(8, 9), targets="binary", inputs="probabilities")
+def dice_smoothed_below_only() -> tuple[Any, Any]:
+    def dice(above: float) -> Callable[[Any, Any], Any]:
+        def loss(input: Any, target: Any) -> Any:
+            return 1 - (2 * (input * target).sum() + above) / (input.sum() + target.sum() + 1e-7)
+
+        return loss
+
+    return dice(1e-7), dice(0.0)
+
+
+@pair(43, **SEG)
+def another_number_in_the_code() -> tuple[Any, Any]:
+    import torch.nn.functional as F
+
+    return (
+        lambda input, target: F.cross_entropy(input, target, label_smoothing=0.13),
+        lambda input, target: F.cross_entropy(input, target, label_smoothing=0.21),
+    )

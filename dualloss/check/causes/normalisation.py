@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from ._base import Cause, Difference, Evidence, Match, OptionCause, register, said, shown
 
@@ -139,8 +140,8 @@ class IgnoredDivided(OptionCause):
         "function"
     )
     option = "ignored"
-    values = ("divided by all",)
-    against = ("left out",)
+    values: ClassVar[tuple[Any, ...] | None] = ("divided by all",)
+    against: ClassVar[tuple[Any, ...] | None] = ("left out",)
 
 
 @register(SECTION)

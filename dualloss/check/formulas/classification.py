@@ -66,10 +66,10 @@ def cross_entropy(
     else:
         each = (w * finite).sum(-1)
     each = np.where(valid, each, 0.0)
-    if ignored == "left out, by sample" and valid.any():
-        with np.errstate(all="ignore"):
-            by_sample = each.reshape(len(each), -1).sum(1) / valid.reshape(len(each), -1).sum(1)
-        return float(by_sample.mean())
+    if ignored == "left out, by sample":
+        counts = valid.reshape(len(each), -1).sum(1)
+        means = each.reshape(len(each), -1).sum(1) / np.maximum(counts, 1)
+        return float(np.where(counts == 0, 0.0 if empty == "0" else np.nan, means).mean())
     count: float = each.size
     if weighted == "divided by the sum of weights":
         count = float(np.where(valid, of_label, 0.0).sum())
