@@ -13,9 +13,11 @@ from ..recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Sto
 from .growth import grow, growth_text
 from .matching import (
     EPSILON,
+    Alignment,
     Array,
     allowed,
     as_pair,
+    bare,
     difference_text,
     factor_text,
     find_order,
@@ -104,6 +106,7 @@ class Comparison:
         self.bits_until: set[int] = set()
         self.same_gradient: set[int] = set()
         self.explanation: str | None = None
+        self.alignment = Alignment()
 
     def run(self) -> Found | None:
         """Compare every common step; what diverged first, or None."""
@@ -117,6 +120,10 @@ class Comparison:
                 found = found_here
             if before and self.bits:
                 self.bits_until.add(step)
+        for name, why in self.alignment.left_out.items():
+            self._note(f"{name} was left out of the comparison: {why}")
+        for name, how in self.alignment.reordered.items():
+            self._note(f"{name} was compared reordered: {how}")
         if found is not None and found.stage == "loss":
             self._explain(found)
         return found
@@ -162,12 +169,14 @@ class Comparison:
             return None
         return a, b, self._measure(quantity, x.number, a, b)
 
-    def _measure(self, quantity: str, step: int, a: Stored, b: Stored) -> float:
-        if same_bits(a, b):
+    def _measure(
+        self, quantity: str, step: int, a: Stored, b: Stored, pair: tuple[Array, Array] | None = None
+    ) -> float:  # fmt: skip
+        if pair is None and same_bits(a, b):
             found = 0.0
         else:
-            pair = as_pair(a, b)
-            found = math.nan if pair is None else relative(pair[0], pair[1])
+            laid = as_pair(a, b) if pair is None else pair
+            found = math.nan if laid is None else relative(laid[0], laid[1])
             self.bits = False
             if not (a.whole and b.whole):
                 self._note(f"{a.name} was compared by a sample of its elements, where it is not whole")
@@ -323,6 +332,8 @@ class Comparison:
         return Found("sample weights", x.number, self._relation(a, b, "data") or [difference_text(a, b, size)])
 
     def _logits(self, x: Step, y: Step) -> Found | None:
+        if x.number == self.steps[0]:
+            self.alignment.agreed = self._agree(x, y)
         initial, first_tensor = self._initial(x, y), self._tensors(x, y)
         compared = self._compare("logits", x, y, "input")
         if compared is None or compared[2] <= allowed("logits", *compared[:2]):
@@ -337,15 +348,26 @@ class Comparison:
             return Found("logits", x.number, [*texts, *([initial] if initial else [])])
         return self._later("logits", x.number, texts)
 
+    def _agree(self, x: Step, y: Step) -> bool:
+        """Whether the logits of the step are the same within rounding."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if a is None or b is None:
+            return False
+        pair = as_pair(a, b)
+        return pair is not None and relative(*pair[:2]) <= allowed("logits", a, b)
+
     def _initial(self, x: Step, y: Step) -> str | None:
         """Whether the weights were the same before this step, if they were recorded."""
         pairs = _weight_pairs(x, y, "initial/")
-        if not pairs:
+        measured = self._all_weights("initial weights", x.number, pairs)
+        if measured is None:
             return None
-        size, worst = self._all_weights("initial weights", x.number, pairs)
-        if size <= allowed("weights", *pairs[0]):
-            return "the weights were the same before: the model computes something else"
-        return f"the weights differed before: {worst}"
+        size, worst = measured
+        if size > allowed("weights", *pairs[0]):
+            return f"the weights differed before: {worst}"
+        return (
+            None if self.alignment.left_out else "the weights were the same before: the model computes something else"
+        )
 
     def _tensors(self, x: Step, y: Step) -> str | None:
         """The first of the other tensors that differs, in the order in which a recorded them."""
@@ -382,7 +404,12 @@ class Comparison:
         row = self.series[quantity]
         earlier = [n for n in row if n < step]
         # The weights after the step before, if they were recorded and differ far too little for such a difference.
-        if quantity == "logits" and JUMP * self.series.get("weights", {}).get(step - 1, math.inf) < row[step]:
+        unknown = [*self.alignment.left_out]
+        if (
+            quantity == "logits"
+            and not unknown
+            and JUMP * self.series.get("weights", {}).get(step - 1, math.inf) < row[step]
+        ):
             texts.append(
                 f"the weights were the same after step {step - 1}: the model computes something else (its mode, "
                 "dropout, running statistics)"
@@ -393,9 +420,17 @@ class Comparison:
                 where, findings = onset
                 factor = self._update_factor(where)
                 rest = texts if quantity == "weights" else texts[1:]
+                if unknown:
+                    rest = [*rest, f"not all weights could be aligned, so these were not compared: {_listed(unknown)}"]
                 return Found("update", where, [*([factor] if factor else []), *findings, *rest])
-        grown = grow({n: row[n] for n in (*earlier, step)})
         first = min(row)
+        if first == step:
+            found = [
+                f"the {quantity} differ already at the first step that both have them of, so what came before it is "
+                "not known: an update, the weights that one started with, or the model"
+            ]
+            return Found("update", step, [*found, *texts])
+        grown = grow({n: row[n] for n in (*earlier, step)})
         extra = f"the {quantity} differ by {row[first]:.2g} at step {first}, by {row[step]:.2g} at step {step}"
         more = [] if grown.shape is None else [growth_text(grown)]
         if grown.shape == "power":
@@ -456,10 +491,13 @@ class Comparison:
             before = [_before(recording, step, stored.name) for recording, stored in ((self.a, a), (self.b, b))]
             if before[0] is None or before[1] is None:
                 return None
-            after, earlier = as_pair(a, b), as_pair(before[0], before[1])
-            if after is None or earlier is None or after[2] != earlier[2] or not (a.whole and b.whole):
+            if bare(a) in self.alignment.left_out:
+                continue
+            after, earlier = self.alignment.pair(a, b), self.alignment.pair(before[0], before[1])
+            whole = all(w.whole for w in (a, b, before[0], before[1]))
+            if after is None or earlier is None or not whole:
                 return None
-            for move, late, early in zip(moves, after[:2], earlier[:2], strict=True):
+            for move, late, early in zip(moves, after, earlier, strict=True):
                 move.append((late.astype(np.float64) - early).ravel())
         if not moves[0]:
             return None
@@ -569,27 +607,32 @@ class Comparison:
         if all(row.get(x.number, 0.0) == 0 for row in self.series.values()):
             self.same_gradient.add(x.number)
         pairs = _weight_pairs(x, y)
-        if not pairs:
+        measured = self._all_weights("weights", x.number, pairs)
+        if measured is None:
             return None
-        size, worst = self._all_weights("weights", x.number, pairs)
+        size, worst = measured
         return None if size <= allowed("weights", *pairs[0]) else self._later("weights", x.number, [worst])
 
-    def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str]:
+    def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str] | None:
         """The relative difference of all weights together, since a bias that began at 0 is all rounding, and where it
-        is largest.
+        is largest; None: there are none that can be compared.
         """
         squares, total, worst, text = 0.0, 0.0, -1.0, ""
-        for a, b in pairs:
-            found = self._measure(f"{quantity} {a.name}", step, a, b)
-            del self.series[f"{quantity} {a.name}"]
-            if math.isnan(found):
-                self._note(f"{a.name} has the shape {a.shape} in a, {b.name} {b.shape} in b: they were not compared")
+        norms = [max(a.statistics.norm or 0.0, b.statistics.norm or 0.0) for a, b in pairs]
+        for (a, b), norm in zip(pairs, norms, strict=True):
+            same = self.alignment.same_bits(a, b)
+            pair = None if same else self.alignment.pair(a, b, math.hypot(*norms))
+            if pair is None and not same:
+                self.bits = False
                 continue
-            norm = max(a.statistics.norm or 0.0, b.statistics.norm or 0.0)
+            found = self._measure("one weight", step, a, b, pair)
+            del self.series["one weight"]
             part = found * norm if math.isfinite(found) else math.inf
             squares, total = squares + part**2, total + norm**2
             if part > worst:
-                worst, text = part, f"{_bare(a)} differs most: {difference_text(a, b, found)}"
+                worst, text = part, f"{bare(a)} differs most: {difference_text(a, b, found)}"
+        if worst < 0:
+            return None
         size = 0.0 if squares == 0 else math.sqrt(squares / total) if total else math.inf
         self.series.setdefault(quantity, {})[step] = size
         return size, text
@@ -609,10 +652,6 @@ class Comparison:
             self._note("the losses' inputs were not kept whole, so why they differ cannot be said: record with whole=")
         else:
             self.explanation = self.explain(known[0], known[1])
-
-
-def _bare(weight: Stored) -> str:
-    return weight.name.partition("/")[2]
 
 
 def _is_data(name: str) -> bool:
@@ -663,3 +702,7 @@ def _numbers(recording: Recording) -> str:
 def _short(text: object) -> str:
     shown = str(text)
     return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
