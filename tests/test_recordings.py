@@ -901,6 +901,70 @@ def test_a_model_that_ends_in_a_softmax(tmp_path: Path) -> None:
             found_in(report, "logits", 0, f"{ends} the {name} of ")
 
 
+def _ending(path: Path, end: str, *, rate: float = 0.1, even: bool = False, twice: bool = False) -> Path:
+    """A training whose model ends in something, or not, and whose loss takes that back, or not."""
+    model = torch.nn.Linear(24, 1 if end.startswith("sigmoid") else CLASSES)
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(_HEAD.T[: model.out_features].copy() * (not even)))
+        model.bias.zero_()
+    losses: dict[str, Any] = {
+        "softmax": lambda input, target: torch.nn.functional.nll_loss(torch.log(input), target),
+        "log-softmax": torch.nn.functional.nll_loss,
+        "none": torch.nn.functional.cross_entropy,
+        "sigmoid": lambda input, target: torch.nn.functional.binary_cross_entropy(input, target[:, None] / 4.0),
+        "sigmoid none": lambda input, target: torch.nn.functional.binary_cross_entropy_with_logits(
+            input, target[:, None] / 4.0
+        ),
+    }
+    ends: dict[str, Any] = {
+        "softmax": lambda z: z.softmax(1), "log-softmax": lambda z: z.log_softmax(1), "sigmoid": torch.sigmoid
+    }  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    with dualloss.torch.record(path) as recorder:
+        criterion = recorder.loss(losses["none" if twice else end])
+        recorder.weights(model)
+        for x, y in zip(_POINTS.reshape(6, 4, 24), _CLASS, strict=True):
+            loss = criterion(ends.get(end, lambda z: z)(model(torch.from_numpy(x))), torch.from_numpy(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.weights(model)
+            recorder.step()
+    return path
+
+
+@pytest.mark.parametrize("end", ["softmax", "log-softmax", "sigmoid"])
+@pytest.mark.parametrize("even", [False, True], ids=["", "even"])
+def test_a_loss_that_takes_the_activation_back(end: str, even: bool, tmp_path: Path) -> None:
+    plain = _ending(tmp_path / "a", "sigmoid none" if end == "sigmoid" else "none", even=even)
+    ending = _ending(tmp_path / "b", end, even=even)
+    for one, other, text in ((plain, ending, "b's are the"), (ending, plain, "a's are the")):
+        report = diff(one, other)
+        assert report.ok and not report.same_bits, report.text()
+        assert report.verdict == f"same training: the loss of one takes the {end} back: 6 steps"
+        assert f"{text} {end} of" in report.text() and max(report.series["gradient"].values()) < 1e-5
+    found_in(diff(plain, _ending(tmp_path / "rate", end, even=even, rate=0.2)), "update", 0, "b's update is 2 times")
+
+
+def test_a_softmax_too_many(tmp_path: Path) -> None:
+    """Also where all classes are as likely, so that the first loss is the same."""
+    for even in (False, True):
+        _ending(tmp_path / f"a {even}", "none", even=even)
+        _ending(tmp_path / f"b {even}", "softmax", even=even, twice=True)
+        report = diff(tmp_path / f"a {even}", tmp_path / f"b {even}")
+        found_in(report, "logits", 0, "b's are the softmax of a's: one model ends in it")
+
+
+def test_the_table_says_where_it_leaves_steps_out(tmp_path: Path) -> None:
+    text = diff(_drift(tmp_path / "a", 1.0, 0.0, 9), _drift(tmp_path / "b", 1.0, 1e-7, 9)).text()
+    shown = [line.split()[0] for line in text[text.index("step ") :].splitlines()[1:] if line.startswith("  ")]
+    assert shown[:8] == ["0", "1", "2", "3", "4", "...", "6", "..."] and "...  and 1 step between" in text
+    text = diff(_drift(tmp_path / "c", 1.0, 0.0, 40), _drift(tmp_path / "d", 1.0, 1e-7, 40)).text()
+    steps = [int(n) for n in re.findall(r"^ +(\d+) ", text, re.MULTILINE)]
+    left = [int(n) for n in re.findall(r"and (\d+) steps? between", text)]
+    assert len(steps) + sum(left) == 40
+
+
 def test_the_first_tensor_that_differs(tmp_path: Path) -> None:
     step = {"features/1": IMAGES, "features/2": 2 * IMAGES, "input": IMAGES, "target": LABELS % 3}
     write(tmp_path / "a", step)

@@ -104,6 +104,8 @@ def diff(
 
 def _verdict(found: Found | None, comparison: Comparison) -> str:
     count = f"{len(comparison.steps)} step{'s' if len(comparison.steps) > 1 else ''}"
+    if found is None and comparison.activation is not None:
+        return f"same training: the loss of one takes the {comparison.activation.name} back: {count}"
     if found is None:
         return f"same bits: {count}" if comparison.bits else f"same within rounding: {count}"
     if found.stage == "rounding":
@@ -121,7 +123,9 @@ def _table(series: dict[str, dict[int, float]], found: int | None) -> list[str]:
     names = [name for name in series if name not in ("upstream", "initial weights")]
     widths = [max(len(name), 8) for name in names]
     lines = ["  " + "step".rjust(8) + "".join("  " + n.rjust(w) for n, w in zip(names, widths, strict=True))]
-    for index in chosen:
+    for before, index in zip([-1, *chosen], chosen, strict=False):
+        if (between := index - before - 1) > 0:
+            lines.append("  " + "...".rjust(8) + f"  and {between} step{'s' if between > 1 else ''} between")
         cells = []
         for name, width in zip(names, widths, strict=True):
             value = series[name].get(steps[index])

@@ -13,6 +13,7 @@ from ..recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Sto
 from .growth import grow, growth_text
 from .matching import (
     EPSILON,
+    Activation,
     Alignment,
     Array,
     allowed,
@@ -20,6 +21,7 @@ from .matching import (
     bare,
     difference_text,
     factor_text,
+    find_activation,
     find_order,
     fit_factor,
     labels_text,
@@ -37,6 +39,8 @@ STAGES = ("data", "targets", "sample weights", "logits", "loss", "gradient", "up
 """What can diverge, each before what follows from it; beside them "rounding", which is no one's fault."""
 JUMP = 100.0
 """By how much rounding does not grow in one step."""
+_EVEN = 0.01
+"""Within so much logits are nearly the same of all classes."""
 _ROUNDED = 8 * EPSILON["float32"]
 """What one update of the same weights by the same gradient rounds, relative, is less."""
 
@@ -87,6 +91,7 @@ class Comparison:
         notes: what else is to be known, as keys.
         bits: whether all that was compared so far has the same bits.
         explanation: why the losses differ, where that was asked for.
+        activation: what one model ends in, and its loss takes back.
 
     Raises:
         RecordingError: there is no common step.
@@ -107,6 +112,7 @@ class Comparison:
         self.same_gradient: set[int] = set()
         self.explanation: str | None = None
         self.alignment = Alignment()
+        self.activation: Activation | None = None
 
     def run(self) -> Found | None:
         """Compare every common step; what diverged first, or None."""
@@ -124,8 +130,13 @@ class Comparison:
             self._note(f"{name} was left out of the comparison: {why}")
         for name, how in self.alignment.reordered.items():
             self._note(f"{name} was compared reordered: {how}")
-        if found is not None and found.stage == "loss":
+        if found is not None and found.stage == "loss" and self.activation is None:
             self._explain(found)
+        if self.activation is not None:
+            self._note(
+                f"of what the losses were called with, {self.activation.text}: they were compared behind it, the "
+                "gradients before it"
+            )
         return found
 
     def _about(self) -> None:
@@ -160,14 +171,16 @@ class Comparison:
             found = found or found_here
         return found
 
-    def _compare(self, quantity: str, x: Step, y: Step, name: str) -> tuple[Stored, Stored, float] | None:
+    def _compare(
+        self, quantity: str, x: Step, y: Step, name: str, pair: tuple[Array, Array] | None = None
+    ) -> tuple[Stored, Stored, float] | None:
         """Both arrays of a name and their relative difference (NaN: they cannot be compared); None: not in both."""
         a, b = x.arrays.get(name), y.arrays.get(name)
         if a is None or b is None:
             if a is not b:
                 self._note(f"{'a' if b is None else 'b'} alone has {name!r}")
             return None
-        return a, b, self._measure(quantity, x.number, a, b)
+        return a, b, self._measure(quantity, x.number, a, b, pair)
 
     def _measure(
         self, quantity: str, step: int, a: Stored, b: Stored, pair: tuple[Array, Array] | None = None
@@ -333,13 +346,20 @@ class Comparison:
 
     def _logits(self, x: Step, y: Step) -> Found | None:
         if x.number == self.steps[0]:
-            self.alignment.agreed = self._agree(x, y)
+            self.activation = self._taken_back(x, y)
+            self.alignment.agreed = self.activation is not None or self._agree(x, y)
         initial, first_tensor = self._initial(x, y), self._tensors(x, y)
-        compared = self._compare("logits", x, y, "input")
+        inputs = self._inputs(x, y)
+        if self.activation is not None and inputs is None:
+            self._note("where the losses' inputs are not whole, neither they nor losses and gradients were compared")
+            return None
+        compared = self._compare("logits", x, y, "input", inputs)
         if compared is None or compared[2] <= allowed("logits", *compared[:2]):
             return None
         a, b, size = compared
-        texts = self._activation(a, b) or self._relation(a, b, "logits") or [difference_text(a, b, size)]
+        ends = None if self.activation else find_activation(a, b)
+        texts = [f"{ends.text}: one model ends in it"] if ends else []
+        texts = texts or self._relation(a, b, "logits") or [difference_text(a, b, size)]
         if first_tensor:
             texts.append(first_tensor)
         if not any(_is_data(name) and name in y.arrays for name in x.arrays):
@@ -379,25 +399,28 @@ class Comparison:
                     first = f"the first tensor that differs is {name!r}: {difference_text(*compared)}"
         return first
 
-    def _activation(self, a: Stored, b: Stored) -> list[str]:
-        """Whether one has gone through a softmax or a sigmoid, and the other has not."""
-        if not (a.whole and b.whole) or a.shape != b.shape:
-            return []
-        values = [w.values().astype(np.float64) for w in (a, b)]
-        if not all(np.isfinite(v).all() for v in values):
-            return []
-        tolerance = 10 * allowed("logits", a, b)
-        for (name, u), (other, v) in (("a", values[0]), ("b", values[1])), (("b", values[1]), ("a", values[0])):
-            powers = np.exp(u - u.max(-1, keepdims=True))
-            softmax = powers / powers.sum(-1, keepdims=True)
-            with np.errstate(all="ignore"):
-                logarithm = np.log(softmax)
-                options = {"softmax": softmax, "log-softmax": logarithm, "sigmoid": 1 / (1 + np.exp(-u))}
-            for activation, value in options.items():
-                applies = value.shape[-1] > 1 or activation == "sigmoid"
-                if applies and relative(value, v) <= tolerance < relative(u, v):
-                    return [f"{other}'s are the {activation} of {name}'s: one model ends in it"]
-        return []
+    def _taken_back(self, x: Step, y: Step) -> Activation | None:
+        """An activation that one model ends in and its loss takes back, so that both compute the same."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        one, other = x.arrays.get("loss"), y.arrays.get("loss")
+        if a is None or b is None or one is None or other is None or one.shape != other.shape:
+            return None
+        found, pair = find_activation(a, b), as_pair(one, other)
+        if found is None or pair is None or relative(*pair[:2]) > allowed("loss", one, other, a, b):
+            return None
+        if min(float(np.ptp(w.values(), -1).max(initial=0)) for w in (a, b)) < _EVEN:
+            # Where all classes are as likely, another softmax leaves the loss as it is, but not the gradient.
+            gradients = self._gradients(found, x, y)
+            if gradients is None or relative(*gradients) > 10 * allowed("logits", a, b):
+                return None
+        return found
+
+    def _inputs(self, x: Step, y: Step) -> tuple[Array, Array] | None:
+        """Both inputs of the losses behind the activation that one model lacks; None: none does, or not whole."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if self.activation is None or a is None or b is None or a.shape != b.shape or not (a.whole and b.whole):
+            return None
+        return self.activation.inputs(a.values(), b.values())
 
     def _later(self, quantity: str, step: int, texts: list[str]) -> Found:
         """Logits or weights that differ though all before was the same: the update, or rounding that grew."""
@@ -557,6 +580,10 @@ class Comparison:
         a, b = x.arrays.get("input"), y.arrays.get("input")
         if a is None or b is None or same_bits(a, b):
             return 0.0, 0.0
+        if (inputs := self._inputs(x, y)) is not None:
+            return float(np.abs(inputs[1] - inputs[0]).max(initial=0)), None
+        if self.activation is not None:
+            return math.inf, None
         pair = as_pair(a, b)
         if pair is None:
             return 0.0, None
@@ -576,9 +603,25 @@ class Comparison:
         expected = float(((gradients[0] + gradients[1]) / 2 * move).sum())
         return largest, expected if math.isfinite(expected) else None
 
+    @staticmethod
+    def _gradients(activation: Activation, x: Step, y: Step) -> tuple[Array, Array] | None:
+        """Both gradients by the logits, where one loss has them by what an activation makes of those."""
+        sides = []
+        for step in (x, y):
+            given, gradient = step.arrays.get("input"), step.arrays.get("gradient")
+            if given is None or gradient is None or given.shape != gradient.shape:
+                return None
+            if not (given.whole and gradient.whole):
+                return None
+            sides.append((given.values(), gradient.values()))
+        return activation.gradients(sides[0], sides[1])
+
     def _gradient(self, x: Step, y: Step) -> Found | None:
         above = self._compare("upstream", x, y, "upstream")
-        compared = self._compare("gradient", x, y, "gradient")
+        laid = None
+        if self.activation is not None and (laid := self._gradients(self.activation, x, y)) is None:
+            return None
+        compared = self._compare("gradient", x, y, "gradient", laid)
         if compared is None:
             return None
         a, b, size = compared
@@ -588,7 +631,7 @@ class Comparison:
         if size <= allowed("gradient", a, b) + 10 * self._moved_logits(x, y)[0] + cancelled:
             return None
         texts = [difference_text(a, b, size)]
-        pair = as_pair(a, b)
+        pair = laid or as_pair(a, b)
         if pair is not None:
             factor = fit_factor(pair[0], pair[1])
             if factor is not None:

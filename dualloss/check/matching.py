@@ -193,6 +193,71 @@ def share_differing(x: Array, y: Array) -> float:
     return float(np.mean(x != y))
 
 
+# --- Activations
+
+
+@dataclass(frozen=True)
+class Activation:
+    """By which one run's loss input is the other's, its logits.
+
+    Attributes:
+        name: "softmax", "log-softmax" or "sigmoid".
+        of_b: whether it is b's that has gone through it.
+    """
+
+    name: str
+    of_b: bool
+
+    @property
+    def text(self) -> str:
+        """Which is which."""
+        return f"{'b' if self.of_b else 'a'}'s are the {self.name} of {'a' if self.of_b else 'b'}'s"
+
+    def inputs(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Both inputs of the losses, behind the activation."""
+        return (activated(self.name, a), b) if self.of_b else (a, activated(self.name, b))
+
+    def gradients(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Both gradients by the logits, of inputs and gradients."""
+        return (a[1], self._before(*b)) if self.of_b else (self._before(*a), b[1])
+
+    def _before(self, y: Array, gradient: Array) -> Array:
+        v, g = y.astype(np.float64), gradient.astype(np.float64)
+        if self.name == "sigmoid":
+            return v * (1 - v) * g
+        if self.name == "softmax":
+            return v * (g - (g * v).sum(-1, keepdims=True))
+        return g - np.exp(v) * g.sum(-1, keepdims=True)
+
+
+def activated(name: str, logits: Array) -> Array:
+    """The activation of logits, by the last axis."""
+    u = logits.astype(np.float64)
+    with np.errstate(all="ignore"):
+        if name == "sigmoid":
+            return 1 / (1 + np.exp(-u))
+        powers = np.exp(u - u.max(-1, keepdims=True))
+        softmax = powers / powers.sum(-1, keepdims=True)
+        return softmax if name == "softmax" else np.log(softmax)
+
+
+def find_activation(a: Stored, b: Stored) -> Activation | None:
+    """Whether one has gone through a softmax or a sigmoid, and the other has not."""
+    if not (a.whole and b.whole) or a.shape != b.shape or not a.shape:
+        return None
+    x, y = a.values(), b.values()
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    tolerance = 10 * allowed("logits", a, b)
+    for of_b in (True, False):
+        for name in ("softmax", "log-softmax", "sigmoid"):
+            found = Activation(name, of_b)
+            applies = a.shape[-1] > 1 or name == "sigmoid"
+            if applies and relative(*found.inputs(x, y)) <= tolerance < relative(x, y):
+                return found
+    return None
+
+
 # --- Weights
 
 
