@@ -1234,6 +1234,84 @@ def test_no_weights_can_be_aligned(tmp_path: Path) -> None:
     assert "weights" not in report.series
 
 
+def _normalised(path: Path, *, momentum: float = 0.01, frozen: bool = False, evaluating: Any = None) -> Path:
+    """A training with running statistics in PyTorch."""
+    model = torch.nn.Sequential(torch.nn.Linear(24, 6), torch.nn.BatchNorm1d(6, 1e-3, momentum), torch.nn.Linear(6, 5))
+    first, last = _HEAD[:, :1] * np.arange(1, 7, dtype=np.float32), _HEAD[:6]
+    with torch.no_grad():
+        for layer, kernel in ((model[0], first), (model[2], last)):
+            layer.weight.copy_(torch.from_numpy(kernel.T.copy()))
+            layer.bias.zero_()
+        if evaluating is not None:
+            model[1].running_mean.fill_(evaluating)
+    model[1].train(evaluating is None)
+    model[0].requires_grad_(not frozen)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    with dualloss.torch.record(path) as recorder:
+        criterion = recorder.loss(torch.nn.CrossEntropyLoss())
+        recorder.weights(model)
+        for x, y in zip(_POINTS.reshape(6, 4, 24), _CLASS, strict=True):
+            loss = criterion(model(torch.from_numpy(x)), torch.from_numpy(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.weights(model)
+            recorder.step()
+    return path
+
+
+def _normalised_keras(path: Path, *, frozen: bool = False) -> Path:
+    layers = [keras.layers.Dense(6), keras.layers.BatchNormalization(), keras.layers.Dense(5)]
+    model = keras.Sequential([keras.Input((24,)), *layers])
+    first, last = _HEAD[:, :1] * np.arange(1, 7, dtype=np.float32), _HEAD[:6]
+    layers[0].set_weights([first, np.zeros(6, np.float32)])
+    layers[2].set_weights([last, np.zeros(5, np.float32)])
+    layers[0].trainable = not frozen
+    recorder = dualloss.tf.record(path, weights=True)
+    loss = recorder.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, jit_compile=False)
+    model.fit(
+        _POINTS.reshape(24, 24), _CLASS.ravel(), batch_size=4, shuffle=False, callbacks=[recorder], verbose=0
+    )  # fmt: skip
+    recorder.close()
+    return path
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_running_statistics(frozen: bool, tmp_path: Path) -> None:
+    """They are no stage: a training does not depend on them. An evaluation does."""
+    a, b = _normalised(tmp_path / "a", frozen=frozen), _normalised_keras(tmp_path / "b", frozen=frozen)
+    for path, names in ((a, ("1.running_mean", "1.running_var")), (b, ("moving_mean", "moving_variance"))):
+        steps = Recording(path).steps
+        for number, prefixes in ((0, ("initial-state/", "state/")), (5, ("state/",))):
+            for prefix in prefixes:
+                found = [n for n in steps[number].arrays if n.startswith(prefix)]
+                assert len(found) == (4 if frozen else 2)
+                assert all(n.endswith(name) for n, name in zip(found[-2:], names, strict=True))
+    report = diff(a, b)
+    assert report.ok, report.text()
+    assert report.verdict == "same training within rounding: 6 steps; but not the state that evaluation uses"
+    assert "1.running_var differs most" in report.text() and "unbiased variance" in report.text()
+    assert "momentum" not in report.text() and max(report.series["weights"].values()) < 1e-5
+    report = diff(a, _normalised(tmp_path / "c", frozen=frozen, momentum=0.1))
+    assert report.ok and report.verdict.endswith("but not the state that evaluation uses")
+    assert "it moves 10 times as far in b (another momentum" in report.text()
+    assert report.series["state"][0] > 1e-3
+    assert diff(a, _normalised(tmp_path / "d", frozen=frozen)).same_bits
+
+
+def test_another_state_before(tmp_path: Path) -> None:
+    a, b = (_normalised(tmp_path / str(mean), evaluating=mean) for mean in (0.0, 0.5))
+    found_in(diff(a, b), "logits", 0, "the weights were the same before, but not the state", "1.running_mean")
+
+
+def test_weights_of_another_number(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"input": IMAGES, "weights/1": _HEAD, "weights/2": _HEAD})
+    write(tmp_path / "b", {"input": IMAGES, "weights/kernel": _HEAD})
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert report.ok and "a has 2 arrays weights/..., b has 1: they were not compared" in report.text()
+
+
 def test_a_square_kernel_stays_transposed(tmp_path: Path) -> None:
     """Though an update makes it other than any tolerance."""
     head = _RNG.normal(0, 0.2, (24, 24)).astype(np.float32)

@@ -13,6 +13,7 @@ from ..recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Sto
 from .growth import grow, growth_text
 from .matching import (
     EPSILON,
+    TOLERANCES,
     Activation,
     Alignment,
     Array,
@@ -92,6 +93,7 @@ class Comparison:
         bits: whether all that was compared so far has the same bits.
         explanation: why the losses differ, where that was asked for.
         activation: what one model ends in, and its loss takes back.
+        state: how what is not trained differs, if it does.
 
     Raises:
         RecordingError: there is no common step.
@@ -113,6 +115,7 @@ class Comparison:
         self.explanation: str | None = None
         self.alignment = Alignment()
         self.activation: Activation | None = None
+        self.state: str | None = None
 
     def run(self) -> Found | None:
         """Compare every common step; what diverged first, or None."""
@@ -165,7 +168,8 @@ class Comparison:
     def _step(self, x: Step, y: Step) -> Found | None:
         found = None
         for check in (
-            self._data, self._targets, self._weights, self._logits, self._loss, self._gradient, self._update
+            self._data, self._targets, self._weights, self._logits, self._loss, self._gradient, self._update,
+            self._state,
         ):  # fmt: skip
             found_here = check(x, y)
             found = found or found_here
@@ -378,13 +382,16 @@ class Comparison:
 
     def _initial(self, x: Step, y: Step) -> str | None:
         """Whether the weights were the same before this step, if they were recorded."""
-        pairs = _weight_pairs(x, y, "initial/")
+        state = self._all_weights("initial state", x.number, self._weight_pairs(x, y, "initial-state/"))
+        pairs = self._weight_pairs(x, y, "initial/")
         measured = self._all_weights("initial weights", x.number, pairs)
         if measured is None:
             return None
         size, worst = measured
         if size > allowed("weights", *pairs[0]):
             return f"the weights differed before: {worst}"
+        if state is not None and state[0] > TOLERANCES["weights"]:
+            return f"the weights were the same before, but not the state (what is not trained): {state[1]}"
         return (
             None if self.alignment.left_out else "the weights were the same before: the model computes something else"
         )
@@ -506,11 +513,18 @@ class Comparison:
         )
 
     def _update_factor(self, step: int) -> str | None:
-        """How many times b's update is a's, where the weights before and after it were recorded."""
+        """How many times b's update is a's, in words."""
+        factor = self._factor(step, "weights/")
+        return None if factor is None else f"b's update is {number(float(f'{factor:.3g}'))} times a's"
+
+    def _factor(self, step: int, kind: str) -> float | None:
+        """How many times b's update is a's, where the weights before and after it were recorded; None: not at all, or
+        once.
+        """
         if step not in self.steps:
             return None
         moves: list[list[Array]] = [[], []]
-        for a, b in _weight_pairs(self.a.steps[step], self.b.steps[step]):
+        for a, b in self._weight_pairs(self.a.steps[step], self.b.steps[step], kind):
             before = [_before(recording, step, stored.name) for recording, stored in ((self.a, a), (self.b, b))]
             if before[0] is None or before[1] is None:
                 return None
@@ -528,7 +542,7 @@ class Comparison:
         factor = fit_factor(u, v, 1e-2)
         if factor is None or abs(factor - 1) < max(1e-3, relative(factor * u, v)):
             return None
-        return f"b's update is {number(float(f'{factor:.3g}'))} times a's"
+        return factor
 
     def _loss(self, x: Step, y: Step) -> Found | None:
         compared = self._compare("loss", x, y, "loss")
@@ -649,12 +663,36 @@ class Comparison:
     def _update(self, x: Step, y: Step) -> Found | None:
         if all(row.get(x.number, 0.0) == 0 for row in self.series.values()):
             self.same_gradient.add(x.number)
-        pairs = _weight_pairs(x, y)
+        pairs = self._weight_pairs(x, y, "weights/")
         measured = self._all_weights("weights", x.number, pairs)
         if measured is None:
             return None
         size, worst = measured
         return None if size <= allowed("weights", *pairs[0]) else self._later("weights", x.number, [worst])
+
+    def _state(self, x: Step, y: Step) -> Found | None:
+        """What is not trained, such as running statistics: no stage, since a training may not depend on it."""
+        measured = self._all_weights("state", x.number, self._weight_pairs(x, y, "state/"))
+        if measured is not None and measured[0] > TOLERANCES["weights"] and self.state is None:
+            self.state = f"the state (what is not trained) differs from step {x.number} on: {measured[1]}"
+            factor = self._factor(x.number, "state/")
+            if factor is not None and not 0.9 < factor < 1.1:
+                times = number(float(f"{factor:.2g}"))
+                self.state += f"; it moves {times} times as far in b (another momentum of running statistics?)"
+            self._note(self.state)
+            if self.a.framework != self.b.framework and "var" in measured[1].partition(" ")[0]:
+                self._note("PyTorch keeps the unbiased variance of a batch, n / (n - 1) times the one that Keras keeps")
+        return None
+
+    def _weight_pairs(self, x: Step, y: Step, kind: str) -> list[tuple[Stored, Stored]]:
+        """The weights of both: by name, or where the names differ in order, if there are as many."""
+        left, right = ({n: v for n, v in s.arrays.items() if n.startswith(kind)} for s in (x, y))
+        if left.keys() == right.keys():
+            return [(left[name], right[name]) for name in left]
+        if len(left) == len(right):
+            return list(zip(left.values(), right.values(), strict=True))
+        self._note(f"a has {len(left)} arrays {kind}..., b has {len(right)}: they were not compared")
+        return []
 
     def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str] | None:
         """The relative difference of all weights together, since a bias that began at 0 is all rounding, and where it
@@ -701,17 +739,11 @@ def _is_data(name: str) -> bool:
     return name == "data" or name.startswith("data/")
 
 
-def _weight_pairs(x: Step, y: Step, kind: str = "weights/") -> list[tuple[Stored, Stored]]:
-    """The weights of both: by name, or where the names differ in order, if there are as many."""
-    left, right = ({n: v for n, v in s.arrays.items() if n.startswith(kind)} for s in (x, y))
-    if left.keys() == right.keys():
-        return [(left[name], right[name]) for name in left]
-    return list(zip(left.values(), right.values(), strict=True)) if len(left) == len(right) else []
-
-
 def _before(recording: Recording, step: int, name: str) -> Stored | None:
     """The weights before the update of a step, if they were recorded."""
-    initial = recording.steps[step].arrays.get(name.replace("weights/", "initial/", 1))
+    kind, _, bare_name = name.partition("/")
+    first = {"weights": "initial", "state": "initial-state"}[kind]
+    initial = recording.steps[step].arrays.get(f"{first}/{bare_name}")
     last = recording.steps.get(step - 1)
     return initial if initial is not None or last is None else last.arrays.get(name)
 
