@@ -1305,6 +1305,14 @@ def test_another_state_before(tmp_path: Path) -> None:
     found_in(diff(a, b), "logits", 0, "the weights were the same before, but not the state", "1.running_mean")
 
 
+def test_another_model_behind_a_flatten(tmp_path: Path) -> None:
+    _head(tmp_path / "a")
+    _head(tmp_path / "b", channels_first=True, points=_POINTS * np.float32(1.01))
+    report = diff(tmp_path / "a", tmp_path / "b")
+    found_in(report, "logits", 0, "the weights were the same before but for the order in kernel: if that is the one of")
+    assert max(report.series["weights"].values()) < 0.1
+
+
 def test_weights_of_another_number(tmp_path: Path) -> None:
     write(tmp_path / "a", {"input": IMAGES, "weights/1": _HEAD, "weights/2": _HEAD})
     write(tmp_path / "b", {"input": IMAGES, "weights/kernel": _HEAD})

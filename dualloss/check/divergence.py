@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -389,11 +390,27 @@ class Comparison:
             return None
         size, worst = measured
         if size > allowed("weights", *pairs[0]):
-            return f"the weights differed before: {worst}"
+            orders = self._orders(x.number, pairs)
+            return orders or f"the weights differed before: {worst}"
         if state is not None and state[0] > TOLERANCES["weights"]:
             return f"the weights were the same before, but not the state (what is not trained): {state[1]}"
         return (
             None if self.alignment.left_out else "the weights were the same before: the model computes something else"
+        )
+
+    def _orders(self, step: int, pairs: list[tuple[Stored, Stored]]) -> str | None:
+        """Whether the weights are the same but for an order along an axis, though the logits differ."""
+        before, tried = self.alignment, copy.deepcopy(self.alignment)
+        tried.agreed, self.alignment = True, tried
+        measured = self._all_weights("initial weights", step, pairs)
+        tried.agreed = before.agreed
+        if measured is None or tried.left_out or measured[0] > allowed("weights", *pairs[0]):
+            self.alignment = before
+            self._all_weights("initial weights", step, pairs)
+            return None
+        return (
+            f"the weights were the same before but for the order in {_listed([*tried.reordered])}: if that is the one "
+            "of a Flatten of another layout, the model computes something else; if not, it is that"
         )
 
     def _tensors(self, x: Step, y: Step) -> str | None:
