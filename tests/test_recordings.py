@@ -1330,6 +1330,7 @@ def test_a_square_kernel_stays_transposed(tmp_path: Path) -> None:
         assert report.ok, report.text()
         report = diff(tmp_path / "a", _head(tmp_path / f"rate {initial}", **other, rate=0.2))
         found_in(report, "update", 0, "b's update is 2 times a's" if initial else "so it is the optimizer")
+        assert ("could have differed already" in report.text()) != initial
         assert 0.01 < max(report.series["weights"].values()) < 0.3
 
 

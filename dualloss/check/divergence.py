@@ -514,6 +514,11 @@ class Comparison:
                 "so it is the optimizer (its learning rate, momentum, decay, epsilon, clipping) or the backward pass "
                 "of the model"
             )
+            if of_weights and not k and n not in self.series.get("initial weights", {}):
+                found.append(
+                    "the weights before it were not recorded in both, so they could have differed already "
+                    "(rec.weights(model) before the first loss)"
+                )
             return n if of_weights or not k else numbers[k - 1], found
         return None
 
