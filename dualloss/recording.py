@@ -159,7 +159,7 @@ THE_LOSS = "the loss"
 """Marks the call of the loss."""
 RESERVED = ("input", "target", "sample_weight", "loss", "upstream", "gradient")
 
-PREFIXES = ("terms/", "weights/", "initial/")
+PREFIXES = ("terms/", "weights/", "initial/", "state/", "initial-state/")
 
 
 def check_name(name: object) -> str:
@@ -386,14 +386,14 @@ class Writer:
             self._seen.add(mark)
             return self.number if self.chosen else None
 
-    def begin_weights(self) -> tuple[int | None, str]:
-        """As :meth:`begin`, of a model's weights, and what to put before their names.
+    def begin_weights(self) -> tuple[int | None, str, str]:
+        """As :meth:`begin`, of a model's weights, and what to put before their names and those of its state.
 
         Before the loss of a step these are the weights that it starts with, afterwards those of its update.
         """
         with self._lock:
             kind = "weights" if THE_LOSS in self._seen else "initial"
-            return self.begin(kind), kind
+            return self.begin(kind), kind, "state" if kind == "weights" else "initial-state"
 
     def note(self, **values: Any) -> None:
         """Something about the present step: JSON values."""
@@ -650,7 +650,8 @@ class Step:
         number: its number.
         arrays: by name, in the order in which they came. Those of the loss are "input", "target", "sample_weight",
             "loss", "terms/NAME", "upstream" (the gradient that arrives at the loss) and "gradient" (by the input).
-            "weights/NAME" are the weights after the update, "initial/NAME" those before the loss.
+            "weights/NAME" are the weights after the update, "initial/NAME" those before the loss; "state/NAME" and
+            "initial-state/NAME" what the model holds beside them, such as running statistics.
         notes: what else is known: "schedule", the step of the loss's schedules; "iteration", that of the optimizer.
     """
 

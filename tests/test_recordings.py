@@ -20,6 +20,7 @@ import pytest
 
 import dualloss as dl
 from dualloss.check.diff import DiffReport, LossArrays, diff
+from dualloss.check.matching import find_order
 from dualloss.check.replay import check_recording
 from dualloss.cli import main
 from dualloss.exact import loss_and_gradient
@@ -900,6 +901,70 @@ def test_a_model_that_ends_in_a_softmax(tmp_path: Path) -> None:
             found_in(report, "logits", 0, f"{ends} the {name} of ")
 
 
+def _ending(path: Path, end: str, *, rate: float = 0.1, even: bool = False, twice: bool = False) -> Path:
+    """A training whose model ends in something, or not, and whose loss takes that back, or not."""
+    model = torch.nn.Linear(24, 1 if end.startswith("sigmoid") else CLASSES)
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(_HEAD.T[: model.out_features].copy() * (not even)))
+        model.bias.zero_()
+    losses: dict[str, Any] = {
+        "softmax": lambda input, target: torch.nn.functional.nll_loss(torch.log(input), target),
+        "log-softmax": torch.nn.functional.nll_loss,
+        "none": torch.nn.functional.cross_entropy,
+        "sigmoid": lambda input, target: torch.nn.functional.binary_cross_entropy(input, target[:, None] / 4.0),
+        "sigmoid none": lambda input, target: torch.nn.functional.binary_cross_entropy_with_logits(
+            input, target[:, None] / 4.0
+        ),
+    }
+    ends: dict[str, Any] = {
+        "softmax": lambda z: z.softmax(1), "log-softmax": lambda z: z.log_softmax(1), "sigmoid": torch.sigmoid
+    }  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    with dualloss.torch.record(path) as recorder:
+        criterion = recorder.loss(losses["none" if twice else end])
+        recorder.weights(model)
+        for x, y in zip(_POINTS.reshape(6, 4, 24), _CLASS, strict=True):
+            loss = criterion(ends.get(end, lambda z: z)(model(torch.from_numpy(x))), torch.from_numpy(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.weights(model)
+            recorder.step()
+    return path
+
+
+@pytest.mark.parametrize("end", ["softmax", "log-softmax", "sigmoid"])
+@pytest.mark.parametrize("even", [False, True], ids=["", "even"])
+def test_a_loss_that_takes_the_activation_back(end: str, even: bool, tmp_path: Path) -> None:
+    plain = _ending(tmp_path / "a", "sigmoid none" if end == "sigmoid" else "none", even=even)
+    ending = _ending(tmp_path / "b", end, even=even)
+    for one, other, text in ((plain, ending, "b's are the"), (ending, plain, "a's are the")):
+        report = diff(one, other)
+        assert report.ok and not report.same_bits, report.text()
+        assert report.verdict == f"same training: the loss of one takes the {end} back: 6 steps"
+        assert f"{text} {end} of" in report.text() and max(report.series["gradient"].values()) < 1e-5
+    found_in(diff(plain, _ending(tmp_path / "rate", end, even=even, rate=0.2)), "update", 0, "b's update is 2 times")
+
+
+def test_a_softmax_too_many(tmp_path: Path) -> None:
+    """Also where all classes are as likely, so that the first loss is the same."""
+    for even in (False, True):
+        _ending(tmp_path / f"a {even}", "none", even=even)
+        _ending(tmp_path / f"b {even}", "softmax", even=even, twice=True)
+        report = diff(tmp_path / f"a {even}", tmp_path / f"b {even}")
+        found_in(report, "logits", 0, "b's are the softmax of a's: one model ends in it")
+
+
+def test_the_table_says_where_it_leaves_steps_out(tmp_path: Path) -> None:
+    text = diff(_drift(tmp_path / "a", 1.0, 0.0, 9), _drift(tmp_path / "b", 1.0, 1e-7, 9)).text()
+    shown = [line.split()[0] for line in text[text.index("step ") :].splitlines()[1:] if line.startswith("  ")]
+    assert shown[:8] == ["0", "1", "2", "3", "4", "...", "6", "..."] and "...  and 1 step between" in text
+    text = diff(_drift(tmp_path / "c", 1.0, 0.0, 40), _drift(tmp_path / "d", 1.0, 1e-7, 40)).text()
+    steps = [int(n) for n in re.findall(r"^ +(\d+) ", text, re.MULTILINE)]
+    left = [int(n) for n in re.findall(r"and (\d+) steps? between", text)]
+    assert len(steps) + sum(left) == 40
+
+
 def test_the_first_tensor_that_differs(tmp_path: Path) -> None:
     step = {"features/1": IMAGES, "features/2": 2 * IMAGES, "input": IMAGES, "target": LABELS % 3}
     write(tmp_path / "a", step)
@@ -1074,6 +1139,247 @@ def test_layouts_are_one(tmp_path: Path, runs: Path) -> None:
     assert diff(tmp_path / "a", tmp_path / "b").ok
     write(tmp_path / "c", {"data": x[:, :5], "input": x})
     found_in(diff(tmp_path / "a", tmp_path / "c"), "data", 0, "shape (4, 3, 6, 5) against (4, 5, 5, 3)")
+
+
+_POINTS = _RNG.normal(0, 1, (6, 4, 2, 3, 4)).astype(np.float32)
+_CLASS = _RNG.integers(0, CLASSES, (6, 4))
+_HEAD = _RNG.normal(0, 0.2, (24, CLASSES)).astype(np.float32)
+
+
+def _head(
+    path: Path,
+    *,
+    channels_first: bool = False,
+    transposed: bool = False,
+    shuffled: bool = False,
+    rate: float = 0.1,
+    decay: float = 0.0,
+    head: Any = _HEAD,
+    initial: bool = True,
+    points: Any = _POINTS,
+    whole: int = 1 << 24,
+) -> Path:
+    """A training of Flatten and Dense; ``shuffled`` holds the kernel as nobody does."""
+    rng = np.random.default_rng(11)
+    shape = points.shape[2:]
+    kernel, bias = head.reshape(*shape, -1), np.zeros(head.shape[-1], np.float32)
+    if channels_first:
+        points, kernel = np.moveaxis(points, -1, 2), np.moveaxis(kernel, -2, 0)
+    kernel = kernel.reshape(head.shape)
+    order = rng.permutation(kernel.size)
+
+    def held() -> Any:
+        found = kernel.ravel()[order].reshape(kernel.shape) if shuffled else kernel
+        return found.T if transposed else found
+
+    steps: list[dict[str, Any]] = []
+    for x, y in zip(points.reshape(*points.shape[:2], -1), _CLASS, strict=True):
+        step = {"initial/kernel": held(), "initial/bias": bias} if initial and not steps else {}
+        logits = x @ kernel + bias
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        gradient = (powers / powers.sum(-1, keepdims=True) - np.eye(head.shape[-1])[y]).astype(np.float32) / len(x)
+        kernel = kernel - np.float32(rate) * (x.T @ gradient + np.float32(decay) * kernel)
+        bias = bias - np.float32(rate) * gradient.sum(0)
+        step |= {"input": logits, "target": y, "gradient": gradient, "weights/kernel": held(), "weights/bias": bias}
+        steps.append(step)
+    return write(path, *steps, whole=whole)
+
+
+@pytest.mark.parametrize("initial", [True, False], ids=["initial", "no initial"])
+@pytest.mark.parametrize("transposed", [True, False], ids=["transposed", "as it is"])
+@pytest.mark.parametrize("head", [_HEAD, 0 * _HEAD], ids=["random", "zeros"])
+def test_weights_behind_a_flatten(initial: bool, transposed: bool, head: Any, tmp_path: Path) -> None:
+    """Channels first and last hold them in another order."""
+    _head(tmp_path / "a", head=head, initial=initial)
+    other: dict[str, Any] = {"channels_first": True, "transposed": transposed, "initial": initial, "head": head}
+    report = diff(tmp_path / "a", _head(tmp_path / "same", **other))
+    assert report.ok and report.verdict == "same within rounding: 6 steps", report.text()
+    assert max(report.series["weights"].values()) < 1e-6 and "kernel was compared reordered: along ax" in report.text()
+    report = diff(tmp_path / "a", _head(tmp_path / "rate", **other, rate=0.15))
+    found_in(report, "update", 0)
+    assert ("b's update is 1.5 times a's" in report.text()) == initial
+    report = diff(tmp_path / "a", _head(tmp_path / "decay", **other, decay=0.01))
+    found_in(report, "update", 0 if head.any() else 1)
+    assert report.series["weights"][0] < 0.01
+
+
+@pytest.mark.parametrize("whole", [1 << 24, 64], ids=["whole", "sampled"])
+def test_weights_that_cannot_be_aligned(whole: int, tmp_path: Path) -> None:
+    """Then the logits say it."""
+    _head(tmp_path / "a", whole=whole)
+    report = diff(tmp_path / "a", _head(tmp_path / "same", shuffled=True, whole=whole))
+    assert report.ok and report.verdict == "same within rounding: 6 steps", report.text()
+    assert "kernel was left out of the comparison: it" in report.text()
+    assert ("record with whole=" in report.text()) == (whole == 64)
+    faults: list[dict[str, Any]] = [{"rate": 0.2}, {"decay": 0.01}]
+    for fault in faults:
+        path = tmp_path / next(iter(fault))
+        report = diff(tmp_path / "a", _head(path, shuffled=True, whole=whole, **fault))
+        found_in(report, "update", 0, "so it is the optimizer")
+        assert "rounding" not in report.verdict
+    _head(tmp_path / "c", head=_HEAD + 1, whole=whole)
+    found_in(diff(tmp_path / "a", tmp_path / "c"), "logits", 0, "the weights differed before: kernel differs most")
+
+
+def test_no_weights_can_be_aligned(tmp_path: Path) -> None:
+    paths = {"a": _head(tmp_path / "a"), "b": _head(tmp_path / "b", shuffled=True, rate=0.2)}
+    for name, path in paths.items():
+        steps = [
+            {n: v.values() for n, v in step.arrays.items() if not n.endswith("bias")}
+            for step in Recording(path).steps.values()
+        ]
+        write(tmp_path / f"{name} kernel", *steps)
+    report = diff(tmp_path / "a kernel", tmp_path / "b kernel")
+    found_in(report, "update", 0, "at step 1 the logits differ", "could be aligned, so these were not compared: kernel")
+    assert "weights" not in report.series
+
+
+def _normalised(path: Path, *, momentum: float = 0.01, frozen: bool = False, evaluating: Any = None) -> Path:
+    """A training with running statistics in PyTorch."""
+    model = torch.nn.Sequential(torch.nn.Linear(24, 6), torch.nn.BatchNorm1d(6, 1e-3, momentum), torch.nn.Linear(6, 5))
+    first, last = _HEAD[:, :1] * np.arange(1, 7, dtype=np.float32), _HEAD[:6]
+    with torch.no_grad():
+        for layer, kernel in ((model[0], first), (model[2], last)):
+            layer.weight.copy_(torch.from_numpy(kernel.T.copy()))
+            layer.bias.zero_()
+        if evaluating is not None:
+            model[1].running_mean.fill_(evaluating)
+    model[1].train(evaluating is None)
+    model[0].requires_grad_(not frozen)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    with dualloss.torch.record(path) as recorder:
+        criterion = recorder.loss(torch.nn.CrossEntropyLoss())
+        recorder.weights(model)
+        for x, y in zip(_POINTS.reshape(6, 4, 24), _CLASS, strict=True):
+            loss = criterion(model(torch.from_numpy(x)), torch.from_numpy(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.weights(model)
+            recorder.step()
+    return path
+
+
+def _normalised_keras(path: Path, *, frozen: bool = False) -> Path:
+    layers = [keras.layers.Dense(6), keras.layers.BatchNormalization(), keras.layers.Dense(5)]
+    model = keras.Sequential([keras.Input((24,)), *layers])
+    first, last = _HEAD[:, :1] * np.arange(1, 7, dtype=np.float32), _HEAD[:6]
+    layers[0].set_weights([first, np.zeros(6, np.float32)])
+    layers[2].set_weights([last, np.zeros(5, np.float32)])
+    layers[0].trainable = not frozen
+    recorder = dualloss.tf.record(path, weights=True)
+    loss = recorder.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(keras.optimizers.SGD(0.1), loss=loss, jit_compile=False)
+    model.fit(
+        _POINTS.reshape(24, 24), _CLASS.ravel(), batch_size=4, shuffle=False, callbacks=[recorder], verbose=0
+    )  # fmt: skip
+    recorder.close()
+    return path
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_running_statistics(frozen: bool, tmp_path: Path) -> None:
+    """They are no stage: a training does not depend on them. An evaluation does."""
+    a, b = _normalised(tmp_path / "a", frozen=frozen), _normalised_keras(tmp_path / "b", frozen=frozen)
+    for path, names in ((a, ("1.running_mean", "1.running_var")), (b, ("moving_mean", "moving_variance"))):
+        steps = Recording(path).steps
+        for number, prefixes in ((0, ("initial-state/", "state/")), (5, ("state/",))):
+            for prefix in prefixes:
+                found = [n for n in steps[number].arrays if n.startswith(prefix)]
+                assert len(found) == (4 if frozen else 2)
+                assert all(n.endswith(name) for n, name in zip(found[-2:], names, strict=True))
+    report = diff(a, b)
+    assert report.ok, report.text()
+    assert report.verdict == "same training within rounding: 6 steps; but not the state that evaluation uses"
+    assert "1.running_var differs most" in report.text() and "unbiased variance" in report.text()
+    assert "momentum" not in report.text() and max(report.series["weights"].values()) < 1e-5
+    report = diff(a, _normalised(tmp_path / "c", frozen=frozen, momentum=0.1))
+    assert report.ok and report.verdict.endswith("but not the state that evaluation uses")
+    assert "it moves 10 times as far in b (another momentum" in report.text()
+    assert report.series["state"][0] > 1e-3
+    assert diff(a, _normalised(tmp_path / "d", frozen=frozen)).same_bits
+
+
+def test_another_state_before(tmp_path: Path) -> None:
+    a, b = (_normalised(tmp_path / str(mean), evaluating=mean) for mean in (0.0, 0.5))
+    found_in(diff(a, b), "logits", 0, "the weights were the same before, but not the state", "1.running_mean")
+
+
+def test_another_model_behind_a_flatten(tmp_path: Path) -> None:
+    _head(tmp_path / "a")
+    _head(tmp_path / "b", channels_first=True, points=_POINTS * np.float32(1.01))
+    report = diff(tmp_path / "a", tmp_path / "b")
+    found_in(report, "logits", 0, "the weights were the same before but for the order in kernel: if that is the one of")
+    assert max(report.series["weights"].values()) < 0.1
+
+
+def test_weights_of_another_number(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"input": IMAGES, "weights/1": _HEAD, "weights/2": _HEAD})
+    write(tmp_path / "b", {"input": IMAGES, "weights/kernel": _HEAD})
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert report.ok and "a has 2 arrays weights/..., b has 1: they were not compared" in report.text()
+
+
+def test_a_square_kernel_stays_transposed(tmp_path: Path) -> None:
+    """Though an update makes it other than any tolerance."""
+    head = _RNG.normal(0, 0.2, (24, 24)).astype(np.float32)
+    _head(tmp_path / "a", head=head)
+    for initial in (True, False):
+        other: dict[str, Any] = {"head": head, "transposed": True, "initial": initial}
+        report = diff(tmp_path / "a", _head(tmp_path / f"same {initial}", **other))
+        assert report.ok, report.text()
+        report = diff(tmp_path / "a", _head(tmp_path / f"rate {initial}", **other, rate=0.2))
+        found_in(report, "update", 0, "b's update is 2 times a's" if initial else "so it is the optimizer")
+        assert ("could have differed already" in report.text()) != initial
+        assert 0.01 < max(report.series["weights"].values()) < 0.3
+
+
+def test_a_first_difference_above_the_tolerance_is_no_rounding(tmp_path: Path) -> None:
+    x = IMAGES[:4]
+    write(tmp_path / "a", *({"target": LABELS[:4], **({"input": x} if k > 2 else {})} for k in range(5)))
+    write(tmp_path / "b", *({"target": LABELS[:4], "input": x * np.float32(1.01)} for _ in range(5)))
+    found_in(
+        diff(tmp_path / "a", tmp_path / "b"), "update", 3, "differ already at the first step that both have them of"
+    )
+
+
+def test_an_order_of_many_rows() -> None:
+    rows = _RNG.normal(0, 1, (9000, 3)).astype(np.float32)
+    order = _RNG.permutation(9000)
+    assert (rows == rows[order][find_order(rows, rows[order], 1e-6)]).all()
+    assert find_order(rows, rows + np.float32(1), 1e-6) is None
+
+
+def test_weights_behind_a_flatten_in_both_frameworks(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, CLASSES))
+        kernel = np.moveaxis(_HEAD.reshape(2, 3, 4, CLASSES), 2, 0).reshape(24, CLASSES).T
+        with torch.no_grad():
+            model[1].weight.copy_(torch.from_numpy(kernel.copy()))
+            model[1].bias.zero_()
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+        with dualloss.torch.record(tmp_path / f"torch {rate}") as recorder:
+            criterion = recorder.loss(torch.nn.CrossEntropyLoss())
+            recorder.weights(model)
+            for x, y in zip(np.moveaxis(_POINTS, -1, 2), _CLASS, strict=True):
+                loss = criterion(model(torch.from_numpy(x.copy())), torch.from_numpy(y))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.weights(model)
+                recorder.step()
+    other = keras.Sequential([keras.Input((2, 3, 4)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    other.layers[-1].set_weights([_HEAD, np.zeros(CLASSES, np.float32)])
+    recorder = dualloss.tf.record(tmp_path / "keras", weights=True)
+    loss = recorder.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    other.compile(keras.optimizers.SGD(0.1), loss=loss, jit_compile=False)
+    other.fit(
+        _POINTS.reshape(24, 2, 3, 4), _CLASS.ravel(), batch_size=4, shuffle=False, callbacks=[recorder], verbose=0
+    )  # fmt: skip
+    recorder.close()
+    report = diff(tmp_path / "torch 0.1", tmp_path / "keras")
+    assert report.ok and max(report.series["weights"].values()) < 1e-6, report.text()
+    found_in(diff(tmp_path / "torch 0.2", tmp_path / "keras"), "update", 0, "b's update is 0.5 times a's")
 
 
 def test_no_step_in_common(tmp_path: Path) -> None:

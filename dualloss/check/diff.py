@@ -14,6 +14,8 @@ from .matching import json_ready
 
 __all__ = ["STAGES", "DiffReport", "Explain", "Growth", "LossArrays", "diff"]
 
+_UNSHOWN = ("upstream", "initial weights", "initial state")
+
 
 @dataclass(frozen=True)
 class DiffReport:
@@ -86,7 +88,7 @@ def diff(
     first, second = (r if isinstance(r, Recording) else Recording(r) for r in (a, b))
     comparison = Comparison(first, second, explain)
     found = comparison.run()
-    growth = {name: grow(row) for name, row in comparison.series.items() if name not in ("upstream", "initial weights")}
+    growth = {name: grow(row) for name, row in comparison.series.items() if name not in _UNSHOWN}
     return DiffReport(
         a=str(first.path),
         b=str(second.path),
@@ -104,6 +106,10 @@ def diff(
 
 def _verdict(found: Found | None, comparison: Comparison) -> str:
     count = f"{len(comparison.steps)} step{'s' if len(comparison.steps) > 1 else ''}"
+    if found is None and comparison.activation is not None:
+        return f"same training: the loss of one takes the {comparison.activation.name} back: {count}"
+    if found is None and comparison.state is not None:
+        return f"same training within rounding: {count}; but not the state that evaluation uses"
     if found is None:
         return f"same bits: {count}" if comparison.bits else f"same within rounding: {count}"
     if found.stage == "rounding":
@@ -118,10 +124,12 @@ def _table(series: dict[str, dict[int, float]], found: int | None) -> list[str]:
     around = [steps.index(found) + k for k in (-1, 0, 1)] if found in steps else []
     fewer = [k if k < 4 else round(4 * 1.6 ** (k - 4)) for k in range(16)]
     chosen = sorted({k for k in (*fewer, *around, len(steps) - 1) if 0 <= k < len(steps)})
-    names = [name for name in series if name not in ("upstream", "initial weights")]
+    names = [name for name in series if name not in _UNSHOWN]
     widths = [max(len(name), 8) for name in names]
     lines = ["  " + "step".rjust(8) + "".join("  " + n.rjust(w) for n, w in zip(names, widths, strict=True))]
-    for index in chosen:
+    for before, index in zip([-1, *chosen], chosen, strict=False):
+        if (between := index - before - 1) > 0:
+            lines.append("  " + "...".rjust(8) + f"  and {between} step{'s' if between > 1 else ''} between")
         cells = []
         for name, width in zip(names, widths, strict=True):
             value = series[name].get(steps[index])

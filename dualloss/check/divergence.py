@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,16 @@ from ..recording import PREFIXES, RESERVED, Recording, RecordingError, Step, Sto
 from .growth import grow, growth_text
 from .matching import (
     EPSILON,
+    TOLERANCES,
+    Activation,
+    Alignment,
     Array,
     allowed,
     as_pair,
+    bare,
     difference_text,
     factor_text,
+    find_activation,
     find_order,
     fit_factor,
     labels_text,
@@ -35,6 +41,8 @@ STAGES = ("data", "targets", "sample weights", "logits", "loss", "gradient", "up
 """What can diverge, each before what follows from it; beside them "rounding", which is no one's fault."""
 JUMP = 100.0
 """By how much rounding does not grow in one step."""
+_EVEN = 0.01
+"""Within so much logits are nearly the same of all classes."""
 _ROUNDED = 8 * EPSILON["float32"]
 """What one update of the same weights by the same gradient rounds, relative, is less."""
 
@@ -85,6 +93,8 @@ class Comparison:
         notes: what else is to be known, as keys.
         bits: whether all that was compared so far has the same bits.
         explanation: why the losses differ, where that was asked for.
+        activation: what one model ends in, and its loss takes back.
+        state: how what is not trained differs, if it does.
 
     Raises:
         RecordingError: there is no common step.
@@ -104,6 +114,9 @@ class Comparison:
         self.bits_until: set[int] = set()
         self.same_gradient: set[int] = set()
         self.explanation: str | None = None
+        self.alignment = Alignment()
+        self.activation: Activation | None = None
+        self.state: str | None = None
 
     def run(self) -> Found | None:
         """Compare every common step; what diverged first, or None."""
@@ -117,8 +130,17 @@ class Comparison:
                 found = found_here
             if before and self.bits:
                 self.bits_until.add(step)
-        if found is not None and found.stage == "loss":
+        for name, why in self.alignment.left_out.items():
+            self._note(f"{name} was left out of the comparison: {why}")
+        for name, how in self.alignment.reordered.items():
+            self._note(f"{name} was compared reordered: {how}")
+        if found is not None and found.stage == "loss" and self.activation is None:
             self._explain(found)
+        if self.activation is not None:
+            self._note(
+                f"of what the losses were called with, {self.activation.text}: they were compared behind it, the "
+                "gradients before it"
+            )
         return found
 
     def _about(self) -> None:
@@ -147,27 +169,32 @@ class Comparison:
     def _step(self, x: Step, y: Step) -> Found | None:
         found = None
         for check in (
-            self._data, self._targets, self._weights, self._logits, self._loss, self._gradient, self._update
+            self._data, self._targets, self._weights, self._logits, self._loss, self._gradient, self._update,
+            self._state,
         ):  # fmt: skip
             found_here = check(x, y)
             found = found or found_here
         return found
 
-    def _compare(self, quantity: str, x: Step, y: Step, name: str) -> tuple[Stored, Stored, float] | None:
+    def _compare(
+        self, quantity: str, x: Step, y: Step, name: str, pair: tuple[Array, Array] | None = None
+    ) -> tuple[Stored, Stored, float] | None:
         """Both arrays of a name and their relative difference (NaN: they cannot be compared); None: not in both."""
         a, b = x.arrays.get(name), y.arrays.get(name)
         if a is None or b is None:
             if a is not b:
                 self._note(f"{'a' if b is None else 'b'} alone has {name!r}")
             return None
-        return a, b, self._measure(quantity, x.number, a, b)
+        return a, b, self._measure(quantity, x.number, a, b, pair)
 
-    def _measure(self, quantity: str, step: int, a: Stored, b: Stored) -> float:
-        if same_bits(a, b):
+    def _measure(
+        self, quantity: str, step: int, a: Stored, b: Stored, pair: tuple[Array, Array] | None = None
+    ) -> float:  # fmt: skip
+        if pair is None and same_bits(a, b):
             found = 0.0
         else:
-            pair = as_pair(a, b)
-            found = math.nan if pair is None else relative(pair[0], pair[1])
+            laid = as_pair(a, b) if pair is None else pair
+            found = math.nan if laid is None else relative(laid[0], laid[1])
             self.bits = False
             if not (a.whole and b.whole):
                 self._note(f"{a.name} was compared by a sample of its elements, where it is not whole")
@@ -323,12 +350,21 @@ class Comparison:
         return Found("sample weights", x.number, self._relation(a, b, "data") or [difference_text(a, b, size)])
 
     def _logits(self, x: Step, y: Step) -> Found | None:
+        if x.number == self.steps[0]:
+            self.activation = self._taken_back(x, y)
+            self.alignment.agreed = self.activation is not None or self._agree(x, y)
         initial, first_tensor = self._initial(x, y), self._tensors(x, y)
-        compared = self._compare("logits", x, y, "input")
+        inputs = self._inputs(x, y)
+        if self.activation is not None and inputs is None:
+            self._note("where the losses' inputs are not whole, neither they nor losses and gradients were compared")
+            return None
+        compared = self._compare("logits", x, y, "input", inputs)
         if compared is None or compared[2] <= allowed("logits", *compared[:2]):
             return None
         a, b, size = compared
-        texts = self._activation(a, b) or self._relation(a, b, "logits") or [difference_text(a, b, size)]
+        ends = None if self.activation else find_activation(a, b)
+        texts = [f"{ends.text}: one model ends in it"] if ends else []
+        texts = texts or self._relation(a, b, "logits") or [difference_text(a, b, size)]
         if first_tensor:
             texts.append(first_tensor)
         if not any(_is_data(name) and name in y.arrays for name in x.arrays):
@@ -337,15 +373,45 @@ class Comparison:
             return Found("logits", x.number, [*texts, *([initial] if initial else [])])
         return self._later("logits", x.number, texts)
 
+    def _agree(self, x: Step, y: Step) -> bool:
+        """Whether the logits of the step are the same within rounding."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if a is None or b is None:
+            return False
+        pair = as_pair(a, b)
+        return pair is not None and relative(*pair[:2]) <= allowed("logits", a, b)
+
     def _initial(self, x: Step, y: Step) -> str | None:
         """Whether the weights were the same before this step, if they were recorded."""
-        pairs = _weight_pairs(x, y, "initial/")
-        if not pairs:
+        state = self._all_weights("initial state", x.number, self._weight_pairs(x, y, "initial-state/"))
+        pairs = self._weight_pairs(x, y, "initial/")
+        measured = self._all_weights("initial weights", x.number, pairs)
+        if measured is None:
             return None
-        size, worst = self._all_weights("initial weights", x.number, pairs)
-        if size <= allowed("weights", *pairs[0]):
-            return "the weights were the same before: the model computes something else"
-        return f"the weights differed before: {worst}"
+        size, worst = measured
+        if size > allowed("weights", *pairs[0]):
+            orders = self._orders(x.number, pairs)
+            return orders or f"the weights differed before: {worst}"
+        if state is not None and state[0] > TOLERANCES["weights"]:
+            return f"the weights were the same before, but not the state (what is not trained): {state[1]}"
+        return (
+            None if self.alignment.left_out else "the weights were the same before: the model computes something else"
+        )
+
+    def _orders(self, step: int, pairs: list[tuple[Stored, Stored]]) -> str | None:
+        """Whether the weights are the same but for an order along an axis, though the logits differ."""
+        before, tried = self.alignment, copy.deepcopy(self.alignment)
+        tried.agreed, self.alignment = True, tried
+        measured = self._all_weights("initial weights", step, pairs)
+        tried.agreed = before.agreed
+        if measured is None or tried.left_out or measured[0] > allowed("weights", *pairs[0]):
+            self.alignment = before
+            self._all_weights("initial weights", step, pairs)
+            return None
+        return (
+            f"the weights were the same before but for the order in {_listed([*tried.reordered])}: if that is the one "
+            "of a Flatten of another layout, the model computes something else; if not, it is that"
+        )
 
     def _tensors(self, x: Step, y: Step) -> str | None:
         """The first of the other tensors that differs, in the order in which a recorded them."""
@@ -357,32 +423,40 @@ class Comparison:
                     first = f"the first tensor that differs is {name!r}: {difference_text(*compared)}"
         return first
 
-    def _activation(self, a: Stored, b: Stored) -> list[str]:
-        """Whether one has gone through a softmax or a sigmoid, and the other has not."""
-        if not (a.whole and b.whole) or a.shape != b.shape:
-            return []
-        values = [w.values().astype(np.float64) for w in (a, b)]
-        if not all(np.isfinite(v).all() for v in values):
-            return []
-        tolerance = 10 * allowed("logits", a, b)
-        for (name, u), (other, v) in (("a", values[0]), ("b", values[1])), (("b", values[1]), ("a", values[0])):
-            powers = np.exp(u - u.max(-1, keepdims=True))
-            softmax = powers / powers.sum(-1, keepdims=True)
-            with np.errstate(all="ignore"):
-                logarithm = np.log(softmax)
-                options = {"softmax": softmax, "log-softmax": logarithm, "sigmoid": 1 / (1 + np.exp(-u))}
-            for activation, value in options.items():
-                applies = value.shape[-1] > 1 or activation == "sigmoid"
-                if applies and relative(value, v) <= tolerance < relative(u, v):
-                    return [f"{other}'s are the {activation} of {name}'s: one model ends in it"]
-        return []
+    def _taken_back(self, x: Step, y: Step) -> Activation | None:
+        """An activation that one model ends in and its loss takes back, so that both compute the same."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        one, other = x.arrays.get("loss"), y.arrays.get("loss")
+        if a is None or b is None or one is None or other is None or one.shape != other.shape:
+            return None
+        found, pair = find_activation(a, b), as_pair(one, other)
+        if found is None or pair is None or relative(*pair[:2]) > allowed("loss", one, other, a, b):
+            return None
+        if min(float(np.ptp(w.values(), -1).max(initial=0)) for w in (a, b)) < _EVEN:
+            # Where all classes are as likely, another softmax leaves the loss as it is, but not the gradient.
+            gradients = self._gradients(found, x, y)
+            if gradients is None or relative(*gradients) > 10 * allowed("logits", a, b):
+                return None
+        return found
+
+    def _inputs(self, x: Step, y: Step) -> tuple[Array, Array] | None:
+        """Both inputs of the losses behind the activation that one model lacks; None: none does, or not whole."""
+        a, b = x.arrays.get("input"), y.arrays.get("input")
+        if self.activation is None or a is None or b is None or a.shape != b.shape or not (a.whole and b.whole):
+            return None
+        return self.activation.inputs(a.values(), b.values())
 
     def _later(self, quantity: str, step: int, texts: list[str]) -> Found:
         """Logits or weights that differ though all before was the same: the update, or rounding that grew."""
         row = self.series[quantity]
         earlier = [n for n in row if n < step]
         # The weights after the step before, if they were recorded and differ far too little for such a difference.
-        if quantity == "logits" and JUMP * self.series.get("weights", {}).get(step - 1, math.inf) < row[step]:
+        unknown = [*self.alignment.left_out]
+        if (
+            quantity == "logits"
+            and not unknown
+            and JUMP * self.series.get("weights", {}).get(step - 1, math.inf) < row[step]
+        ):
             texts.append(
                 f"the weights were the same after step {step - 1}: the model computes something else (its mode, "
                 "dropout, running statistics)"
@@ -393,9 +467,17 @@ class Comparison:
                 where, findings = onset
                 factor = self._update_factor(where)
                 rest = texts if quantity == "weights" else texts[1:]
+                if unknown:
+                    rest = [*rest, f"not all weights could be aligned, so these were not compared: {_listed(unknown)}"]
                 return Found("update", where, [*([factor] if factor else []), *findings, *rest])
-        grown = grow({n: row[n] for n in (*earlier, step)})
         first = min(row)
+        if first == step:
+            found = [
+                f"the {quantity} differ already at the first step that both have them of, so what came before it is "
+                "not known: an update, the weights that one started with, or the model"
+            ]
+            return Found("update", step, [*found, *texts])
+        grown = grow({n: row[n] for n in (*earlier, step)})
         extra = f"the {quantity} differ by {row[first]:.2g} at step {first}, by {row[step]:.2g} at step {step}"
         more = [] if grown.shape is None else [growth_text(grown)]
         if grown.shape == "power":
@@ -432,6 +514,11 @@ class Comparison:
                 "so it is the optimizer (its learning rate, momentum, decay, epsilon, clipping) or the backward pass "
                 "of the model"
             )
+            if of_weights and not k and n not in self.series.get("initial weights", {}):
+                found.append(
+                    "the weights before it were not recorded in both, so they could have differed already "
+                    "(rec.weights(model) before the first loss)"
+                )
             return n if of_weights or not k else numbers[k - 1], found
         return None
 
@@ -448,18 +535,28 @@ class Comparison:
         )
 
     def _update_factor(self, step: int) -> str | None:
-        """How many times b's update is a's, where the weights before and after it were recorded."""
+        """How many times b's update is a's, in words."""
+        factor = self._factor(step, "weights/")
+        return None if factor is None else f"b's update is {number(float(f'{factor:.3g}'))} times a's"
+
+    def _factor(self, step: int, kind: str) -> float | None:
+        """How many times b's update is a's, where the weights before and after it were recorded; None: not at all, or
+        once.
+        """
         if step not in self.steps:
             return None
         moves: list[list[Array]] = [[], []]
-        for a, b in _weight_pairs(self.a.steps[step], self.b.steps[step]):
+        for a, b in self._weight_pairs(self.a.steps[step], self.b.steps[step], kind):
             before = [_before(recording, step, stored.name) for recording, stored in ((self.a, a), (self.b, b))]
             if before[0] is None or before[1] is None:
                 return None
-            after, earlier = as_pair(a, b), as_pair(before[0], before[1])
-            if after is None or earlier is None or after[2] != earlier[2] or not (a.whole and b.whole):
+            if bare(a) in self.alignment.left_out:
+                continue
+            after, earlier = self.alignment.pair(a, b), self.alignment.pair(before[0], before[1])
+            whole = all(w.whole for w in (a, b, before[0], before[1]))
+            if after is None or earlier is None or not whole:
                 return None
-            for move, late, early in zip(moves, after[:2], earlier[:2], strict=True):
+            for move, late, early in zip(moves, after, earlier, strict=True):
                 move.append((late.astype(np.float64) - early).ravel())
         if not moves[0]:
             return None
@@ -467,7 +564,7 @@ class Comparison:
         factor = fit_factor(u, v, 1e-2)
         if factor is None or abs(factor - 1) < max(1e-3, relative(factor * u, v)):
             return None
-        return f"b's update is {number(float(f'{factor:.3g}'))} times a's"
+        return factor
 
     def _loss(self, x: Step, y: Step) -> Found | None:
         compared = self._compare("loss", x, y, "loss")
@@ -519,6 +616,10 @@ class Comparison:
         a, b = x.arrays.get("input"), y.arrays.get("input")
         if a is None or b is None or same_bits(a, b):
             return 0.0, 0.0
+        if (inputs := self._inputs(x, y)) is not None:
+            return float(np.abs(inputs[1] - inputs[0]).max(initial=0)), None
+        if self.activation is not None:
+            return math.inf, None
         pair = as_pair(a, b)
         if pair is None:
             return 0.0, None
@@ -538,9 +639,25 @@ class Comparison:
         expected = float(((gradients[0] + gradients[1]) / 2 * move).sum())
         return largest, expected if math.isfinite(expected) else None
 
+    @staticmethod
+    def _gradients(activation: Activation, x: Step, y: Step) -> tuple[Array, Array] | None:
+        """Both gradients by the logits, where one loss has them by what an activation makes of those."""
+        sides = []
+        for step in (x, y):
+            given, gradient = step.arrays.get("input"), step.arrays.get("gradient")
+            if given is None or gradient is None or given.shape != gradient.shape:
+                return None
+            if not (given.whole and gradient.whole):
+                return None
+            sides.append((given.values(), gradient.values()))
+        return activation.gradients(sides[0], sides[1])
+
     def _gradient(self, x: Step, y: Step) -> Found | None:
         above = self._compare("upstream", x, y, "upstream")
-        compared = self._compare("gradient", x, y, "gradient")
+        laid = None
+        if self.activation is not None and (laid := self._gradients(self.activation, x, y)) is None:
+            return None
+        compared = self._compare("gradient", x, y, "gradient", laid)
         if compared is None:
             return None
         a, b, size = compared
@@ -550,7 +667,7 @@ class Comparison:
         if size <= allowed("gradient", a, b) + 10 * self._moved_logits(x, y)[0] + cancelled:
             return None
         texts = [difference_text(a, b, size)]
-        pair = as_pair(a, b)
+        pair = laid or as_pair(a, b)
         if pair is not None:
             factor = fit_factor(pair[0], pair[1])
             if factor is not None:
@@ -568,28 +685,57 @@ class Comparison:
     def _update(self, x: Step, y: Step) -> Found | None:
         if all(row.get(x.number, 0.0) == 0 for row in self.series.values()):
             self.same_gradient.add(x.number)
-        pairs = _weight_pairs(x, y)
-        if not pairs:
+        pairs = self._weight_pairs(x, y, "weights/")
+        measured = self._all_weights("weights", x.number, pairs)
+        if measured is None:
             return None
-        size, worst = self._all_weights("weights", x.number, pairs)
+        size, worst = measured
         return None if size <= allowed("weights", *pairs[0]) else self._later("weights", x.number, [worst])
 
-    def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str]:
+    def _state(self, x: Step, y: Step) -> Found | None:
+        """What is not trained, such as running statistics: no stage, since a training may not depend on it."""
+        measured = self._all_weights("state", x.number, self._weight_pairs(x, y, "state/"))
+        if measured is not None and measured[0] > TOLERANCES["weights"] and self.state is None:
+            self.state = f"the state (what is not trained) differs from step {x.number} on: {measured[1]}"
+            factor = self._factor(x.number, "state/")
+            if factor is not None and not 0.9 < factor < 1.1:
+                times = number(float(f"{factor:.2g}"))
+                self.state += f"; it moves {times} times as far in b (another momentum of running statistics?)"
+            self._note(self.state)
+            if self.a.framework != self.b.framework and "var" in measured[1].partition(" ")[0]:
+                self._note("PyTorch keeps the unbiased variance of a batch, n / (n - 1) times the one that Keras keeps")
+        return None
+
+    def _weight_pairs(self, x: Step, y: Step, kind: str) -> list[tuple[Stored, Stored]]:
+        """The weights of both: by name, or where the names differ in order, if there are as many."""
+        left, right = ({n: v for n, v in s.arrays.items() if n.startswith(kind)} for s in (x, y))
+        if left.keys() == right.keys():
+            return [(left[name], right[name]) for name in left]
+        if len(left) == len(right):
+            return list(zip(left.values(), right.values(), strict=True))
+        self._note(f"a has {len(left)} arrays {kind}..., b has {len(right)}: they were not compared")
+        return []
+
+    def _all_weights(self, quantity: str, step: int, pairs: list[tuple[Stored, Stored]]) -> tuple[float, str] | None:
         """The relative difference of all weights together, since a bias that began at 0 is all rounding, and where it
-        is largest.
+        is largest; None: there are none that can be compared.
         """
         squares, total, worst, text = 0.0, 0.0, -1.0, ""
-        for a, b in pairs:
-            found = self._measure(f"{quantity} {a.name}", step, a, b)
-            del self.series[f"{quantity} {a.name}"]
-            if math.isnan(found):
-                self._note(f"{a.name} has the shape {a.shape} in a, {b.name} {b.shape} in b: they were not compared")
+        norms = [max(a.statistics.norm or 0.0, b.statistics.norm or 0.0) for a, b in pairs]
+        for (a, b), norm in zip(pairs, norms, strict=True):
+            same = self.alignment.same_bits(a, b)
+            pair = None if same else self.alignment.pair(a, b, math.hypot(*norms))
+            if pair is None and not same:
+                self.bits = False
                 continue
-            norm = max(a.statistics.norm or 0.0, b.statistics.norm or 0.0)
+            found = self._measure("one weight", step, a, b, pair)
+            del self.series["one weight"]
             part = found * norm if math.isfinite(found) else math.inf
             squares, total = squares + part**2, total + norm**2
             if part > worst:
-                worst, text = part, f"{_bare(a)} differs most: {difference_text(a, b, found)}"
+                worst, text = part, f"{bare(a)} differs most: {difference_text(a, b, found)}"
+        if worst < 0:
+            return None
         size = 0.0 if squares == 0 else math.sqrt(squares / total) if total else math.inf
         self.series.setdefault(quantity, {})[step] = size
         return size, text
@@ -611,25 +757,15 @@ class Comparison:
             self.explanation = self.explain(known[0], known[1])
 
 
-def _bare(weight: Stored) -> str:
-    return weight.name.partition("/")[2]
-
-
 def _is_data(name: str) -> bool:
     return name == "data" or name.startswith("data/")
 
 
-def _weight_pairs(x: Step, y: Step, kind: str = "weights/") -> list[tuple[Stored, Stored]]:
-    """The weights of both: by name, or where the names differ in order, if there are as many."""
-    left, right = ({n: v for n, v in s.arrays.items() if n.startswith(kind)} for s in (x, y))
-    if left.keys() == right.keys():
-        return [(left[name], right[name]) for name in left]
-    return list(zip(left.values(), right.values(), strict=True)) if len(left) == len(right) else []
-
-
 def _before(recording: Recording, step: int, name: str) -> Stored | None:
     """The weights before the update of a step, if they were recorded."""
-    initial = recording.steps[step].arrays.get(name.replace("weights/", "initial/", 1))
+    kind, _, bare_name = name.partition("/")
+    first = {"weights": "initial", "state": "initial-state"}[kind]
+    initial = recording.steps[step].arrays.get(f"{first}/{bare_name}")
     last = recording.steps.get(step - 1)
     return initial if initial is not None or last is None else last.arrays.get(name)
 
@@ -663,3 +799,7 @@ def _numbers(recording: Recording) -> str:
 def _short(text: object) -> str:
     shown = str(text)
     return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

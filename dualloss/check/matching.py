@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,24 +55,12 @@ def axes_orders(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]
 def as_pair(a: Stored, b: Stored) -> tuple[Array, Array, str] | None:
     """Both as arrays of the same shape and how the second was laid out anew; None: they cannot be compared."""
     if a.shape == b.shape:
-        if not (a.whole and b.whole):
-            return a.sample(), b.sample(), ""
-        x, y = a.values(), b.values()
-        best, how = y, ""
-        if a.name.startswith(("weights/", "initial/")) and len(set(a.shape)) < len(a.shape) and relative(x, y) > 1e-3:
-            # A square kernel does not show by its shape that it is transposed.
-            for axes, text in axes_orders(b.shape):
-                if y.transpose(axes).shape == x.shape and relative(x, y.transpose(axes)) < 1e-3:
-                    best, how = y.transpose(axes), text
-        return x, best, how
-    if a.size != b.size or not (a.whole and b.whole):
+        return (a.values(), b.values(), "") if a.whole and b.whole else (a.sample(), b.sample(), "")
+    options = layouts(a, b)
+    if not options:
         return None
     x, y = a.values(), b.values()
-    found = [(y.transpose(axes), text) for axes, text in axes_orders(b.shape) if y.transpose(axes).shape == x.shape]
-    if not found:
-        squeezed = tuple(n for n in a.shape if n != 1), tuple(n for n in b.shape if n != 1)
-        return (x, y.reshape(x.shape), f"shape {b.shape} as {a.shape}") if squeezed[0] == squeezed[1] else None
-    laid, text = min(found, key=lambda pair: relative(x, pair[0]))
+    laid, text = min(((option.apply(y, x.shape), option.text) for option in options), key=lambda p: relative(x, p[0]))
     return x, laid, text
 
 
@@ -88,7 +76,7 @@ def allowed(quantity: str, *arrays: Stored) -> float:
 def find_order(x: Array, y: Array, tolerance: float) -> Array:
     """The permutation with ``x == y[permutation]``, up to the tolerance; None if there is none but the trivial one."""
     n = len(x)
-    if x.shape != y.shape or n < 2 or n > 4096:
+    if x.shape != y.shape or n < 2:
         return None
     rows, others = (v.reshape(n, -1).astype(np.float64) for v in (x, y))
     if not (np.isfinite(rows).all() and np.isfinite(others).all()):
@@ -97,6 +85,8 @@ def find_order(x: Array, y: Array, tolerance: float) -> Array:
     found = np.empty(n, np.int64)
     found[keys[0]] = keys[1]
     if relative(rows, others[found]) > tolerance:  # rounding may sort otherwise: the nearest sample
+        if n > 4096:
+            return None
         some = slice(None, None, max(1, rows.shape[1] // 256))
         left, right = rows[:, some], others[:, some]
         distances = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
@@ -201,6 +191,212 @@ def factor_text(ratio: float, shape: tuple[int, ...], whose: str = "a's") -> str
 def share_differing(x: Array, y: Array) -> float:
     """Which share of the elements differs."""
     return float(np.mean(x != y))
+
+
+# --- Activations
+
+
+@dataclass(frozen=True)
+class Activation:
+    """By which one run's loss input is the other's, its logits.
+
+    Attributes:
+        name: "softmax", "log-softmax" or "sigmoid".
+        of_b: whether it is b's that has gone through it.
+    """
+
+    name: str
+    of_b: bool
+
+    @property
+    def text(self) -> str:
+        """Which is which."""
+        return f"{'b' if self.of_b else 'a'}'s are the {self.name} of {'a' if self.of_b else 'b'}'s"
+
+    def inputs(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Both inputs of the losses, behind the activation."""
+        return (activated(self.name, a), b) if self.of_b else (a, activated(self.name, b))
+
+    def gradients(self, a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Both gradients by the logits, of inputs and gradients."""
+        return (a[1], self._before(*b)) if self.of_b else (self._before(*a), b[1])
+
+    def _before(self, y: Array, gradient: Array) -> Array:
+        v, g = y.astype(np.float64), gradient.astype(np.float64)
+        if self.name == "sigmoid":
+            return v * (1 - v) * g
+        if self.name == "softmax":
+            return v * (g - (g * v).sum(-1, keepdims=True))
+        return g - np.exp(v) * g.sum(-1, keepdims=True)
+
+
+def activated(name: str, logits: Array) -> Array:
+    """The activation of logits, by the last axis."""
+    u = logits.astype(np.float64)
+    with np.errstate(all="ignore"):
+        if name == "sigmoid":
+            return 1 / (1 + np.exp(-u))
+        powers = np.exp(u - u.max(-1, keepdims=True))
+        softmax = powers / powers.sum(-1, keepdims=True)
+        return softmax if name == "softmax" else np.log(softmax)
+
+
+def find_activation(a: Stored, b: Stored) -> Activation | None:
+    """Whether one has gone through a softmax or a sigmoid, and the other has not."""
+    if not (a.whole and b.whole) or a.shape != b.shape or not a.shape:
+        return None
+    x, y = a.values(), b.values()
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    tolerance = 10 * allowed("logits", a, b)
+    for of_b in (True, False):
+        for name in ("softmax", "log-softmax", "sigmoid"):
+            found = Activation(name, of_b)
+            applies = a.shape[-1] > 1 or name == "sigmoid"
+            if applies and relative(*found.inputs(x, y)) <= tolerance < relative(x, y):
+                return found
+    return None
+
+
+# --- Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How b's array becomes one laid out as a's: by another order of axes, then of what lies along one of them."""
+
+    axes: tuple[int, ...] | None = None
+    text: str = ""
+    axis: int = 0
+    order: Array | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether b's array is laid out as a's."""
+        return self.axes is None and self.order is None
+
+    def apply(self, y: Array, shape: tuple[int, ...]) -> Array:
+        """The array, laid out as one of this shape."""
+        laid = (y if self.axes is None else y.transpose(self.axes)).reshape(shape)
+        return laid if self.order is None else laid.take(self.order, self.axis)
+
+
+def layouts(a: Stored, b: Stored) -> list[Layout]:
+    """The orders of axes by which b has a's shape, that of the same axes first; without reordering if not whole."""
+    found = [Layout()] if a.shape == b.shape else []
+    if a.size != b.size or not (a.whole and b.whole):
+        return found
+    for axes, text in axes_orders(b.shape):
+        if tuple(b.shape[axis] for axis in axes) == a.shape:
+            found.append(Layout(axes, text))
+    if not found and [n for n in a.shape if n != 1] == [n for n in b.shape if n != 1]:
+        found.append(Layout(text=f"shape {b.shape} as {a.shape}"))
+    return found
+
+
+def find_rows(x: Array, y: Array, options: list[Layout], tolerance: float) -> Layout | None:
+    """The layout by which both are the same but for the order along one axis, as a Flatten of another one makes it."""
+    for option in options:
+        laid = option.apply(y, x.shape)
+        for axis in range(x.ndim):
+            order = find_order(np.moveaxis(x, axis, 0), np.moveaxis(laid, axis, 0), tolerance)
+            if order is not None:
+                return replace(option, axis=axis, order=order)
+    return None
+
+
+class Alignment:
+    """How the weights of two runs are laid out against one another: decided once by name, where it shows first.
+
+    Attributes:
+        agreed: whether the logits agreed before the first update; then weights that differ are laid out otherwise.
+        left_out: why weights cannot be compared, by name.
+        reordered: what was compared in another order, by name.
+    """
+
+    def __init__(self) -> None:
+        self.agreed = False
+        self.left_out: dict[str, str] = {}
+        self.reordered: dict[str, str] = {}
+        self._known: dict[str, Layout] = {}
+
+    def same_bits(self, a: Stored, b: Stored) -> bool:
+        """Whether both have the same bits, laid out alike as far as is known."""
+        return same_bits(a, b) and bare(a) not in self.left_out and self._known.get(bare(a), Layout()).same
+
+    def pair(self, a: Stored, b: Stored, total: float = 0.0) -> tuple[Array, Array] | None:
+        """Both, laid out alike; None: they cannot be compared. ``total`` is the norm of all weights."""
+        name = bare(a)
+        if name in self.left_out:
+            return None
+        options = [self._known[name]] if name in self._known else layouts(a, b)
+        if not options:
+            self.left_out[name] = f"it has the shape {a.shape} in a, {b.name} {b.shape} in b"
+            return None
+        if not (a.whole and b.whole):
+            return self._sampled(name, a, b, total) if options[0].same else None
+        x, y = a.values(), b.values()
+        if name in self._known:
+            return x, options[0].apply(y, x.shape)
+        sizes = [relative(x, option.apply(y, x.shape)) for option in options]
+        best = min(range(len(sizes)), key=sizes.__getitem__)
+        initial = a.name.startswith("initial")
+        close = allowed("weights", a, b) if initial else 1e-3
+        if sizes[best] <= close:
+            if sum(size <= close for size in sizes) == 1 and x.size and x.min() < x.max():  # else it shows later
+                self._known[name] = options[best]
+        elif self.agreed and (found := self._reordered(a, x, y, options, sizes[best], close)) is not None:
+            self._known[name] = found
+            how = "their initial values" if initial else f"those of the first step ({a.name})"
+            self.reordered[name] = f"along axis {found.axis} b has them in another order, which {how} tell"
+            return x, found.apply(y, x.shape)
+        elif self.agreed and self._other(a, x, options[best].apply(y, x.shape), sizes[best], total):
+            when = "its initial values differ" if initial else "it differs from the first step on"
+            self.left_out[name] = (
+                f"{when} (by {sizes[best]:.2g}) though the logits agree, and no order along an axis makes them the same"
+            )
+            return None
+        elif not initial:
+            self._known[name] = options[best]
+        return x, options[best].apply(y, x.shape)
+
+    def _sampled(self, name: str, a: Stored, b: Stored, total: float) -> tuple[Array, Array] | None:
+        x, y = a.sample(), b.sample()
+        if name not in self._known:
+            size = relative(x, y)
+            if size > allowed("weights", a, b) and self.agreed and self._other(a, x, y, size, total):
+                self.left_out[name] = (
+                    f"it differs (by {size:.2g}) though the logits agree, and it is not whole, so that no order along "
+                    "an axis could be tried (record with whole=)"
+                )
+                return None
+            self._known[name] = Layout()
+        return x, y
+
+    @staticmethod
+    def _reordered(
+        a: Stored, x: Array, y: Array, options: list[Layout], size: float, close: float
+    ) -> Layout | None:  # fmt: skip
+        found = find_rows(x, y, options, close)
+        if found is None and size > _FAR and not a.name.startswith("initial") and x.ndim > 1:
+            found = find_rows(x, y, options, _FAR)  # both have gone their own way for an update already
+        return found
+
+    @staticmethod
+    def _other(a: Stored, x: Array, y: Array, size: float, total: float) -> bool:
+        """Whether these are other weights, not the same a little or an update further."""
+        if a.name.startswith("initial"):
+            return size * (a.statistics.norm or math.inf) > TOLERANCES["weights"] * total
+        return x.ndim > 1 and size > 0.7 and fit_factor(x, y, 0.1) is None
+
+
+_FAR = 0.3
+"""What no first update makes of weights, relative, and far less than other weights differ by."""
+
+
+def bare(weight: Stored) -> str:
+    """The name of a weight."""
+    return weight.name.partition("/")[2]
 
 
 # --- Targets

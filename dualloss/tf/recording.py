@@ -18,6 +18,7 @@ from .loss import Loss
 
 Tensor = Any
 
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NOT_STORED = -1
 """Stands for the number of a step that is not stored."""
 
@@ -91,16 +92,18 @@ class Recorder(keras.callbacks.Callback):
 
     def weights(self, model: keras.Model) -> None:
         """Store the trainable weights of a model at a chosen step, outside of graphs: before the first loss, and after
-        the optimizer's steps.
+        the optimizer's steps. The others, such as running statistics, come with them, as its state.
 
         Raises:
             RuntimeError: it is called inside a graph.
         """
         if not tf.executing_eagerly():
             raise RuntimeError("weights() was called inside a graph, expected it outside of tf.function")
-        number, kind = self._writer.begin_weights()
+        number, kind, state = self._writer.begin_weights()
         if number is not None:
-            self._put(number, {f"{kind}/{weight.path}": (weight.value, None) for weight in model.trainable_weights})
+            others = [w for w in model.non_trainable_weights if keras.backend.standardize_dtype(w.dtype) in _FLOATS]
+            for prefix, found in ((kind, model.trainable_weights), (state, others)):
+                self._put(number, {f"{prefix}/{weight.path}": (weight.value, None) for weight in found})
 
     def step(self) -> None:
         """End the step. Without it a step ends where something begins that it has already, such as the loss."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -85,11 +85,15 @@ class Recorder:
             self._put(number, name, value, channel_axis)
 
     def weights(self, model: nn.Module) -> None:
-        """Store the parameters of a model at a chosen step: before the first loss, and after the optimizer's steps."""
-        number, kind = self._writer.begin_weights()
+        """Store the parameters of a model at a chosen step: before the first loss, and after the optimizer's steps.
+
+        Those that are not trained, and buffers of floats, such as running statistics, come with them as its state.
+        """
+        number, kind, state = self._writer.begin_weights()
         if number is not None:
-            for name, value in model.named_parameters():
-                self._put(number, f"{kind}/{name}", value)
+            for name, value in _held(model):
+                trained = isinstance(value, nn.Parameter) and value.requires_grad
+                self._put(number, f"{kind if trained else state}/{name}", value)
 
     def step(self) -> None:
         """End the step. Without it a step ends where something begins that it has already, such as the loss."""
@@ -181,6 +185,20 @@ def record(
         TypeError, ValueError: arguments out of range.
     """
     return Recorder(path, steps=steps, every=every, max_bytes=max_bytes, whole=whole, start=start)
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of floats by name, module by module, as Keras has them; each once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        buffers = [(n, b) for n, b in module.named_buffers(recurse=False) if b.dtype in _FLOATS]
+        for name, value in (*module.named_parameters(recurse=False), *buffers):
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _description(criterion: Callable[..., Any]) -> dict[str, Any]:
