@@ -141,7 +141,7 @@ def differences(a: Identity, b: Identity, before: tuple[str, str] = ("none", "no
 
 def described(part: Part) -> str:
     """A formula in words."""
-    from .causes._base import shown
+    from .causes import shown
 
     rare = [f"{name.replace('_', ' ')}: {shown(value)}" for name, value in part.options.items()
             if value != part.family.options[name][0]]  # fmt: skip

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .case import Case
-from .causes import CAUSES, Row
-from .causes._base import said
+from .causes import CAUSES, Row, said
 from .diagnose import GRADIENT, Finding, described, tolerance
 from .identify import Identity
 from .probes import FULL, Array

@@ -10,7 +10,7 @@ import numpy as np
 
 from .case import Case
 from .causes import Relation, Row
-from .formulas._base import log_softmax, sigmoid
+from .formulas import log_softmax, sigmoid
 from .identify import near
 from .probes import Array, Probe
 from .runner import Observation
@@ -88,7 +88,6 @@ def _factors(case: Case, rows: Sequence[Row]) -> Iterator[Relation]:
                 detail += f" (a is {1 / factor:.7g} times b)"
             yield Relation(
                 "factor", detail, tuple(row.probe.name for row in rows), factor,
-                mapping={row.probe.name: factor * (row.a.value or 0.0) * size(row.probe) ** sign for row in rows},
             )  # fmt: skip
             return
 
@@ -106,7 +105,6 @@ def _offset(rows: Sequence[Row]) -> Iterator[Relation]:
     if all(near(row.b.value or 0.0, (row.a.value or 0.0) + offset, scale) for row in rows):
         yield Relation(
             "offset", f"b is a + {offset:.7g}; the gradients agree", tuple(row.probe.name for row in rows),
-            mapping={row.probe.name: (row.a.value or 0.0) + offset for row in rows},
         )  # fmt: skip
 
 
@@ -140,15 +138,15 @@ def _changes(case: Case, rows: Sequence[Row], run: Run, of: str) -> list[Relatio
     sample = (differing + [row for row in rows if row.value_same])[:10]
     found = []
     for name, detail, change in changes:
-        mapping = {}
+        held = 0
         other = "a" if of == "b" else "b"
         for row in sample:
             seen = run(change(row.probe))
             wanted = getattr(row, of).value
             if seen.value is None or not near(wanted, seen.value, _scale(rows)):
                 break
-            mapping[row.probe.name] = seen.value
-        if len(mapping) == len(sample) >= NEEDED:
+            held += 1
+        if held == len(sample) >= NEEDED:
             explains = tuple(row.probe.name for row in rows)
-            found.append(Relation(name, f"{of} is what {other} gives for {detail}", explains, of=of, mapping=mapping))
+            found.append(Relation(name, f"{of} is what {other} gives for {detail}", explains, of=of))
     return found

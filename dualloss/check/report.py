@@ -13,8 +13,7 @@ import numpy as np
 
 from ..spec import from_json
 from .case import Case
-from .causes import CAUSES, Difference, Relation, Row
-from .causes._base import OptionCause
+from .causes import CAUSES, Difference, OptionCause, Relation, Row
 from .diagnose import Finding, described, gradient_ulp, tolerance, ulp
 from .identify import Identity
 from .runner import About

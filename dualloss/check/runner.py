@@ -18,7 +18,7 @@ import numpy as np
 from ..recording import about
 from ..spec import Spec, Term, from_json
 from .case import Case, Side
-from .formulas._base import LOOSE
+from .formulas import LOOSE
 from .probes import Array, Probe, battery
 
 TARGET_NAMES = frozenset(

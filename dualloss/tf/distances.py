@@ -27,7 +27,7 @@ def distances(target: Tensor, mask: Tensor | None, ignore: int | None, labels: b
     arrays = [given] if valid is None else [given, valid]
     if tf.executing_eagerly():
         found = tf.constant(signed_distances(arrays[0].numpy(), classes, *(a.numpy() for a in arrays[1:])))
-    elif _in_xla():
+    elif in_xla():
         raise ValueError(
             "DistanceMap computes distances on the host, which a graph compiled with jit_compile=True cannot call: "
             "compile the step (or the Keras model) with jit_compile=False, or pass what dualloss.signed_distances "
@@ -46,7 +46,7 @@ def _last(given: Tensor, labels: bool, classes: int) -> Tensor:
     return tf.concat([shape, [classes]], 0) if labels else shape
 
 
-def _in_xla() -> bool:
+def in_xla() -> bool:
     """Whether the graph under construction is one that ``tf.function(jit_compile=True)`` compiles."""
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .. import __version__
 from ..recording import THE_LOSS, Chosen, Convention, Writer, about, check_name
-from .distances import _in_xla
+from .distances import in_xla
 from .loss import Loss
 
 Tensor = Any
@@ -204,7 +204,7 @@ class Recorder(keras.callbacks.Callback):
 
         if tf.executing_eagerly():
             return int(begin())
-        if _in_xla():
+        if in_xla():
             raise ValueError(
                 "a recording stores arrays on the host, which a graph compiled with jit_compile=True cannot call: "
                 "compile the Keras model (or the step) with jit_compile=False"

@@ -81,7 +81,6 @@ class Relation:
         factor: of values and gradients, where it is a number.
         explains: the probes on which it holds.
         of: "b": it makes b of a; "a": the other way round.
-        mapping: per probe, the value it predicts of the other side.
     """
 
     name: str
@@ -89,7 +88,6 @@ class Relation:
     explains: tuple[str, ...]
     factor: float | None = None
     of: str = "b"
-    mapping: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 @dataclass
@@ -117,10 +115,6 @@ class Evidence:
     def of(self, *groups: str) -> list[Row]:
         """The probes of some groups."""
         return [row for row in self.rows if row.probe.group in groups]
-
-    def named(self, *names: str) -> list[Row]:
-        """The probes of these names."""
-        return [row for row in self.rows if row.probe.name in names]
 
     def kinds(self) -> str:
         """The names of both losses, in lower case."""

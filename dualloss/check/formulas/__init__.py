@@ -1,7 +1,7 @@
 """What losses may compute, as float64 formulas whose conventions are options: the hypotheses of a comparison."""
 
 from . import classification, region, regression, stencil
-from ._base import Family
+from ._base import LOOSE, Family, log_softmax, sigmoid
 
 FAMILIES: tuple[Family, ...] = (
     *classification.FAMILIES,
@@ -10,4 +10,4 @@ FAMILIES: tuple[Family, ...] = (
     *stencil.FAMILIES,
 )
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "LOOSE", "Family", "log_softmax", "sigmoid"]
